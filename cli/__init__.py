@@ -1,0 +1,20 @@
+"""The command line: one thin file a command; heavy imports stay inside the functions, so that `d2st --help` is instant."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the `d2st` command. Exit codes: 0 done, 1 a clear error (`D2stError`), 2 wrong usage, 130 interrupted."""
+    from d2st.cache.errors import D2stError
+    from d2st.cli.app import app
+    from d2st.cli.show import print_error
+
+    try:
+        app(prog_name="d2st")
+    except D2stError as error:
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
