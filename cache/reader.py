@@ -54,7 +54,7 @@ class ArrayReader:
             raise ValueError(
                 f"out must be contiguous {self.dtype} of shape {(len(rows), *self.frame_shape)}, not {out.dtype} {out.shape}"
             )
-        flat = out.reshape(len(rows), -1).view(np.uint8)  # (n, frame_bytes)
+        flat = out.reshape(-1).view(np.uint8).reshape(len(rows), self.frame_bytes)
         for begin, end, shard, slot in _runs(np.asarray(rows, dtype=np.int64)):
             with self._shard(shard) as (descriptor, index):
                 self._read_run(descriptor, index, shard, slot, flat[begin:end])
@@ -62,10 +62,10 @@ class ArrayReader:
     def _read_run(self, descriptor: int, index: np.ndarray, shard: int, slot: int, out: np.ndarray) -> None:
         offsets = index[slot : slot + len(out)]
         size = self.frame_bytes + CRC_BYTES
-        if (offsets[:, 0] == EMPTY).any() or (offsets[:, 1] != size).any():
-            raise StoreError(
-                f"{self.path}: row {shard * SHARD_FRAMES + slot} was never written", fix="Run `d2st cache build` again"
-            )
+        absent = np.flatnonzero((offsets[:, 0] == EMPTY) | (offsets[:, 1] != size))
+        if len(absent):
+            row = shard * SHARD_FRAMES + slot + int(absent[0])
+            raise StoreError(f"{self.path}: row {row} was never written", fix="Run `d2st cache build` again")
         begin = 0
         while begin < len(out):
             end = begin + 1  # as far as the chunks lie side by side

@@ -116,12 +116,13 @@ def test_a_truncated_file_is_noticed(array, keep):
 
 
 def test_nothing_appears_when_writing_fails(array):
-    def fail():
-        raise KeyboardInterrupt
+    def write_and_fail():
+        with ShardWriter(shard_path(array, 0, frame_dims=3), slots=SHARD_FRAMES) as writer:
+            writer.append(frames(2))
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), ShardWriter(shard_path(array, 0, frame_dims=3), slots=SHARD_FRAMES) as writer:
-        writer.append(frames(2))
-        fail()
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
     assert [path for path in array.rglob("*") if path.is_file()] == [array / "zarr.json"]
 
 
