@@ -18,12 +18,18 @@ __all__ = ["Level", "ensure_level", "open_level"]
 
 @dataclass(frozen=True)
 class Level:
-    """A level on the disk. `config` holds the declared values that made it; `fingerprint` is their digest."""
+    """A level on the disk.
+
+    Attributes:
+        config: the declared values that made it; `fingerprint` is their digest.
+        notes: what helps people and commands but changes no stored byte, such as the name under which weights were asked for.
+    """
 
     store: Path
     name: str
     config: dict[str, Any]
     fingerprint: str
+    notes: dict[str, Any]
 
     @property
     def path(self) -> Path:
@@ -56,8 +62,8 @@ class Level:
         write_part(self.ledger, shard, rows, digests)
 
 
-def ensure_level(store: Path, name: str, config: dict[str, Any]) -> Level:
-    """Create the level, or open the one that is there if it was made with the very same config.
+def ensure_level(store: Path, name: str, config: dict[str, Any], notes: dict[str, Any] | None = None) -> Level:
+    """Create the level, or open the one that is there if it was made with the very same config (its notes stay as they are).
 
     Raises:
         FingerprintError: it was made with another config; names each field that differs.
@@ -72,7 +78,7 @@ def ensure_level(store: Path, name: str, config: dict[str, Any]) -> Level:
             fix="Use the same options as before, or another --cache folder",
         )
         return level
-    ensure_group(path, {"d2st": {"config": config, "fingerprint": fingerprint(config)}})
+    ensure_group(path, {"d2st": {"config": config, "fingerprint": fingerprint(config), "notes": notes or {}}})
     return open_level(store, name)
 
 
@@ -88,4 +94,4 @@ def open_level(store: Path, name: str) -> Level:
             f"the config in {store / name}/zarr.json does not match its fingerprint: it was changed after the build",
             fix="Restore that file, or build the store again",
         )
-    return Level(store, name, declared["config"], declared["fingerprint"])
+    return Level(store, name, declared["config"], declared["fingerprint"], declared.get("notes", {}))

@@ -51,14 +51,15 @@ def _finite(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> "Table":
-    """A Rich table; the columns named in `right` are numbers and stand to the right."""
+    """A Rich table of plain text (no markup is read); the columns named in `right` are numbers and stand to the right."""
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(title=Text(title), title_justify="left", header_style="bold")
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left")
     for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return made
 
 

@@ -18,5 +18,6 @@ REASONS: dict[str, str] = {
     "timeout": "decoding took longer than the file's deadline",
     # faces
     "no_face": "no face was found in any sampled frame",
+    "bad_faces": "the faces that the manifest or a sidecar gives for it make no sense",
     "face_lost": "no single face could be followed through the sampled frames",
 }

@@ -1,0 +1,90 @@
+"""The side network: reads the cached layers of a frozen CLIP one after another and keeps its own narrow state.
+
+Gradients never enter CLIP. For each tapped layer l, with g_l = sigmoid(gate_l) learned (Sung et al., LST, NeurIPS 2022):
+
+    z_l = W_l LN((x_l - mean_l) / std_l) + b_l          channels C -> width
+    s_l = body_l(g_l * s_(l-1) + (1 - g_l) * z_l)       s_0 = body_0(z_0 + time)
+
+The decision that shaped it: the network knows nothing of its bodies. Whatever maps tokens (B, T, 1+H*W, width) to the same shape can
+stand there, and the conditioning, gates, time, masks and pooling around it stay the same, so bodies can be compared fairly.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2st.adapter.nets.conditioning import ChannelNorm
+from d2st.adapter.nets.frames import run_by_length
+from d2st.adapter.nets.pooling import FramePool, TokenPool
+from d2st.adapter.nets.spec import Stats
+
+__all__ = ["SideNetwork", "time_embedding"]
+
+
+class SideNetwork(nn.Module):
+    """An adapter (see `spec.Adapter`) of D = `width`.
+
+    Args:
+        layers: tapped layers, in the order of CLIP's depth.
+        channels: C of the cached features.
+        stats: layer -> (mean, std) of its channels, each (C,).
+        width: of the state, even and divisible by 4.
+        make_body: called once a body with nothing, gives a module (tokens, grid) -> tokens.
+        depth: bodies a layer, one after another.
+    """
+
+    needs_maps = True
+
+    def __init__(
+        self,
+        *,
+        layers: tuple[str, ...],
+        channels: int,
+        stats: Stats,
+        width: int,
+        make_body: Callable[[], nn.Module],
+        depth: int = 1,
+    ) -> None:
+        super().__init__()
+        self.layers, self.embed_dim = layers, width
+        self.conditions = nn.ModuleList(ChannelNorm(*stats[layer]) for layer in layers)
+        # no affine in this LayerNorm: the projection that follows would absorb it
+        self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
+        self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
+        self.time_scale = nn.Parameter(torch.zeros(width))
+        self.bodies = nn.ModuleList(nn.ModuleList(make_body() for _ in range(depth)) for _ in layers)
+        self.norm = nn.LayerNorm(width)
+        self.token_pool = TokenPool(width, width)
+        self.frame_pool = FramePool(width)
+
+    def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        return run_by_length(self._run, tokens, cls, mask)
+
+    def _run(self, tokens: dict[str, Tensor], cls: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        state = None
+        for index, layer in enumerate(self.layers):
+            grid = tuple(tokens[layer].shape[2:4])
+            read = self._read(index, tokens[layer], cls[layer])  # (B, T, 1+H*W, width)
+            if state is None:
+                time = time_embedding(read.shape[1], self.embed_dim, device=read.device)
+                state = read + (time * self.time_scale)[:, None].to(read.dtype)
+            else:
+                state = torch.lerp(read, state, self.gates[index - 1].sigmoid().to(read.dtype))
+            for body in self.bodies[index]:
+                state = body(state, grid)
+        frames = self.token_pool(self.norm(state))  # (B, T, D)
+        return self.frame_pool(frames), frames
+
+    def _read(self, index: int, patches: Tensor, cls: Tensor) -> Tensor:
+        condition, project = self.conditions[index], self.projections[index]
+        parts = [cls.unsqueeze(2), patches.flatten(2, 3)]  # (B, T, 1, C), (B, T, H*W, C)
+        return torch.cat([project(F.layer_norm(condition(part), part.shape[-1:])) for part in parts], dim=2)
+
+
+def time_embedding(frames: int, channels: int, *, device: torch.device | None = None) -> Tensor:
+    """Sines and cosines of the frame's number (Vaswani et al., 2017), (T, channels) float32; defined for any T."""
+    rate = torch.exp(torch.arange(0, channels, 2, device=device) * (-9.210340371976184 / channels))  # 10000 ** (-2i / channels)
+    angle = torch.arange(frames, device=device)[:, None] * rate
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)

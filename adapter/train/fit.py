@@ -1,0 +1,135 @@
+"""From one epoch to the next: train, validate, keep the best, save, stop.
+
+The best epoch is the one with the highest validation AUC; among equals, which small validation sets give, the one with the lower validation
+loss. The state to resume from is the last file an epoch writes, so a run killed at any instant goes on from a state that is whole.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from d2st.adapter.train import checkpoint
+from d2st.adapter.train.interrupt import deferred_interrupt
+from d2st.adapter.train.log import RunLog
+from d2st.adapter.train.loop import Event, Progress, Trainer, run_epoch, step_rate
+from d2st.adapter.train.validate import validate
+
+__all__ = ["Keeper", "fit"]
+
+SAVE_EVERY_S = 300.0  # the most work that a killed run can lose
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Writes a stage's checkpoints into `folder`; `meta` (JSON values) and `stats` go into each of them."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+    stats: Mapping[str, tuple[Any, Any]]
+
+    def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any]) -> None:
+        """Write the detector as it is now; `record` is its epoch's."""
+        what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"]}
+        checkpoint.save_checkpoint(self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats)
+
+    def state(self, trainer: Trainer, progress: Progress) -> None:
+        """Write what is needed to go on from here."""
+        content = {"seed": trainer.recipe.seed, "progress": asdict(progress)}
+        checkpoint.save_state(self.folder / checkpoint.STATE, trainer.detector, trainer.optimizer, trainer.ema, content)
+
+    def restore(self, trainer: Trainer) -> Progress:
+        """Put the saved state into the trainer; returns how far it had come."""
+        content = checkpoint.load_state(self.folder / checkpoint.STATE, trainer.detector, trainer.optimizer, trainer.ema)
+        return Progress(**content["progress"])
+
+
+def fit(
+    trainer: Trainer, progress: Progress, *, val: pl.DataFrame, metric: str, keeper: Keeper, on_event: Event, steps: int
+) -> str:
+    """Train until the last epoch, or until `patience` epochs passed without a better one.
+
+    Args:
+        progress: where to start; brought up to date all the way.
+        val: validation samples as `Store.samples()` gives them. metric: the key of `validate`'s result to choose by.
+        steps: optimiser steps in an epoch.
+
+    Returns:
+        Why it ended: "all epochs" or "no better epoch in N".
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the state was saved at the end of a step.
+        RunError: a loss is not finite.
+    """
+    log, optim = RunLog(keeper.folder), trainer.recipe.optim
+    log.keep_epochs(progress.epoch)
+    with deferred_interrupt() as asked:
+        saved = time.monotonic()
+
+        def after_step() -> None:
+            nonlocal saved
+            if asked() or time.monotonic() - saved > SAVE_EVERY_S:
+                keeper.state(trainer, progress)
+                saved = time.monotonic()
+            if asked():
+                log.say(f"interrupted after epoch {progress.epoch + 1}, step {progress.step}; resume with --resume")
+                raise KeyboardInterrupt
+
+        while progress.epoch < optim.epochs:
+            if optim.patience and progress.epoch - progress.best_epoch >= optim.patience:
+                return f"no better epoch in {optim.patience}"
+            began = time.perf_counter()
+            run_epoch(trainer, progress, on_event=on_event, after_step=after_step)
+            record = _end_epoch(trainer, progress, val=val, metric=metric, keeper=keeper, steps=steps)
+            record["seconds"] = time.perf_counter() - began
+            log.epoch(record)
+            keeper.state(trainer, progress)
+            saved = time.monotonic()
+            on_event({"event": "epoch", **record})
+            if asked():
+                log.say(f"interrupted after epoch {progress.epoch}; resume with --resume")
+                raise KeyboardInterrupt
+    return "all epochs"
+
+
+def _end_epoch(
+    trainer: Trainer, progress: Progress, *, val: pl.DataFrame, metric: str, keeper: Keeper, steps: int
+) -> dict[str, Any]:
+    """Validate, move `progress` to the next epoch, write the checkpoints; returns the epoch's record."""
+    began = time.perf_counter()
+    with _weights_to_score(trainer):
+        scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames)
+        progress.seconds += time.perf_counter() - began
+        value, loss = scores[metric], scores["loss"]
+        better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        if better:
+            progress.best_epoch, progress.best_value, progress.best_loss = progress.epoch, value, loss
+        parts = {name: total / steps for name, total in progress.sums.items()}
+        record = {
+            "stage": trainer.recipe.stage,
+            "epoch": progress.epoch,
+            "epochs": trainer.recipe.optim.epochs,
+            "loss": sum(parts.values()),
+            "losses": parts,
+            "metric": metric,
+            "val": scores,
+            "best_epoch": progress.best_epoch,
+            "best": progress.best_value,
+            "lr": step_rate(trainer, progress.epoch - 1, steps - 1, steps=steps),
+            "samples_per_s": progress.seen / progress.train_s,
+        }
+        progress.seen, progress.train_s, progress.sums = 0, 0.0, {}
+        if better:
+            keeper.weights(checkpoint.BEST, trainer, record)
+        keeper.weights(checkpoint.LAST, trainer, record)
+    return record
+
+
+def _weights_to_score(trainer: Trainer) -> AbstractContextManager[None]:
+    """The averaged weights where there are any: they are what is scored and kept."""
+    return nullcontext() if trainer.ema is None else trainer.ema.applied(trainer.detector)

@@ -1,0 +1,138 @@
+"""`d2st train`: one stage or all three, straight from the cache, with live progress on stderr."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d2st.cli.train_display import metric_name, show_training
+
+if TYPE_CHECKING:
+    from d2st.adapter.train import StageResult
+
+__all__ = ["show_training", "train"]
+
+
+class Stages(StrEnum):
+    """What to train."""
+
+    first = "1"
+    second = "2"
+    third = "3"
+    every = "all"
+
+
+def train(
+    cache: Annotated[Path, typer.Option(metavar="STORE", help="The cache to train from.", show_default=False)],
+    stage: Annotated[Stages, typer.Option(help="1 single frames, 2 clips, 3 both in one feature space.")] = Stages.every,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labels and splits to use.  [default: the cache's own]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run.  [default: date and time]", show_default=False)] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs lie.")] = Path("runs"),
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recipe of your own, for one stage.", show_default=False)
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which adapter.  [default: the recipe's]", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; may be repeated.", show_default=False),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Checkpoint to start from, or none.  [default: the newest stage before]", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run --name where it stopped.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int | None, typer.Option(help="[default: the recipe's]", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on stdout.")] = False,
+) -> None:
+    """Train a deepfake detector from cached token maps.
+
+    Stage 1 learns spatial traces from single frames, stage 2 temporal ones from clips, stage 3 brings images and videos into one
+    feature space. Each starts from the best checkpoint of the one before. The best epoch is chosen by validation AUC alone; the test
+    split is never read. Everything lands in runs/NAME/stageN. Ctrl-C saves, and --resume goes on to the very same weights.
+
+    \b
+    Examples:
+      d2st train --cache faces.d2st
+      d2st train --cache faces.d2st --stage 1 --name faces --set optim.epochs=5
+      d2st train --cache faces.d2st --stage 2 --name faces
+      d2st train --cache faces.d2st --stage all --name faces --resume
+      d2st train --cache faces.d2st --stage 1 --adapter linear_probe
+      d2st train --cache faces.d2st --stage all --set stage2.data.frames=8 --set adapter.params.width=64
+      d2st train --cache faces.d2st --stage 2 --init none --set data.shuffle_labels=true
+    """
+    from d2st.adapter.train import run_training
+    from d2st.cache.store import Store
+    from d2st.cli.show import print_json, stderr, stdout
+    from d2st.pipeline.manifest import read_manifest
+
+    run: dict[str, Any] = {}
+    with show_training() as show:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "run":
+                run.update(event)
+            show(event)
+
+        try:
+            results = run_training(
+                Store.open(cache),
+                stages=(1, 2, 3) if stage is Stages.every else (int(stage.value),),
+                runs=runs,
+                name=name,
+                recipe=recipe,
+                adapter=adapter,
+                overrides=overrides or (),
+                init=init,
+                resume=resume,
+                device=device,
+                seed=seed,
+                manifest=read_manifest(manifest) if manifest else None,
+                on_event=on_event,
+            )
+        except KeyboardInterrupt:
+            if run:
+                again = f"d2st train --cache {cache} --stage {stage.value} --runs {runs} --name {run['name']} --resume"
+                stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
+            raise
+    following = f"d2st eval {run['folder']} --cache {cache}"
+    if as_json:
+        print_json({"run": run["folder"], "stages": [_as_json(result) for result in results], "next": following})
+        return
+    console = stdout()
+    console.print(_results_table(run["folder"], results))
+    console.print(f"next: {following}", markup=False, soft_wrap=True)
+
+
+def _as_json(result: "StageResult") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(result), "best": str(result.best)}
+
+
+def _results_table(folder: str, results: "list[StageResult]") -> Any:
+    from d2st.cli.show import human_time, table
+
+    columns = ("stage", "adapter", "samples", "parameters", "best epoch", "val AUC", "by", "time", "start")
+    rows = [
+        (
+            result.stage,
+            result.adapter,
+            f"{result.train_samples} + {result.val_samples}",
+            f"{result.parameters:,}",
+            f"{result.best_epoch} of {result.epochs}",
+            f"{result.value:.4f}",
+            metric_name(result.metric).removesuffix("AUC").strip() or "all",
+            human_time(result.seconds),
+            result.init or "scratch",
+        )
+        for result in results
+    ]
+    return table(f"run {folder}", columns, rows, right=("samples", "parameters", "best epoch", "val AUC", "time"))

@@ -1,0 +1,98 @@
+"""What `d2st train` shows while it runs: a live bar for each stage in a terminal, a line an epoch elsewhere. On stderr, always."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["metric_name", "show_training"]
+
+
+@contextmanager
+def show_training(*, quiet: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show what `run_training` tells: a live bar for each stage in a terminal, a line an epoch elsewhere, nothing if `quiet`.
+
+    Yields:
+        The function to pass as `on_event`.
+    """
+    from d2st.cli.show import stderr
+
+    console = stderr()
+    if quiet:
+        yield lambda event: None
+    elif console.is_terminal:
+        with _live(console) as show:
+            yield show
+    else:
+        yield lambda event: _print_line(console, event)
+
+
+def _print_line(console: "Console", event: dict[str, Any]) -> None:
+    line = _line(event)
+    if line:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _line(event: dict[str, Any]) -> str:
+    """One line for people, or "" for events that are not worth one."""
+    if event["event"] == "note":
+        return event["message"]
+    if event["event"] == "start":
+        source = f"from {event['init']}" if event["init"] else "from scratch"
+        done = f", {event['done_epochs']} epochs done" if event["done_epochs"] else ""
+        return (
+            f"stage {event['stage']}: {event['adapter']}, {event['parameters']:,} parameters, {source}; {event['train_samples']} "
+            f"training and {event['val_samples']} validation samples; best by validation {metric_name(event['metric'])}{done}"
+        )
+    if event["event"] == "epoch":
+        from d2st.adapter.train.log import epoch_line
+
+        return epoch_line(event)
+    return ""
+
+
+@contextmanager
+def _live(console: "Console") -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=console) as progress:
+        state: dict[str, Any] = {"val": ""}
+
+        def show(event: dict[str, Any]) -> None:
+            kind = event["event"]
+            if kind == "start":
+                total = event["steps"] * event["epochs"]
+                done = event["done_epochs"] * event["steps"] + event["done_steps"]
+                console.print(_line(event), markup=False)
+                state.update(task=progress.add_task(f"stage {event['stage']}", total=total, completed=done, facts=""), val="")
+            elif kind == "step":
+                facts = f"loss {event['loss']:.3f}{state['val']}  {event['samples_per_s']:.0f} samples/s"
+                label = (
+                    f"stage {event['stage']}  epoch {event['epoch']}/{event['epochs']}  step {event['step']}/{event['steps']}"
+                )
+                done = (event["epoch"] - 1) * event["steps"] + event["step"]
+                progress.update(state["task"], description=label, completed=done, facts=facts)
+            elif kind == "epoch":
+                state["val"] = f"  val AUC {event['val'][event['metric']]:.3f}  best {event['best']:.3f}"
+            elif kind == "end":
+                facts = f"best {metric_name(event['metric'])} {event['value']:.3f} in epoch {event['best_epoch']}"
+                progress.update(state["task"], description=f"stage {event['stage']}", total=1, completed=1, facts=facts)
+            elif kind == "note":
+                console.print(event["message"], markup=False)
+
+        yield show
+
+
+def metric_name(name: str) -> str:
+    """video_auc -> video AUC."""
+    return name.replace("_", " ").replace("auc", "AUC")

@@ -1,0 +1,1 @@
+"""The build: a manifest's media through decoding, faces and CLIP into a store."""

@@ -1,0 +1,84 @@
+"""Which open_clip models d2st can tap, and how their visual tower is built.
+
+The one decision: only the visual tower is ever built. Every CLIP class of open_clip makes its tower from `vision_cfg` in the
+same way, so a CLIP with a one-block text tower gives exactly the tower of the full model, without the memory, the start-up
+time, or the extra packages of the real text side.
+
+Two models of our own are registered beside open_clip's: `d2st-demo` (14x14 grid, 6 blocks of 192 channels; a demonstration
+that runs on a laptop) and `d2st-test` (4x4 grid, 3 blocks of 64 channels; the test suite).
+"""
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.transformer import VisionTransformer
+
+from d2st.cache.errors import ConfigError, UnknownNameError
+
+__all__ = ["build_visual", "model_config", "model_names", "register_models"]
+
+_CONFIGS = Path(__file__).parent / "configs"
+_NO_TEXT = {"context_length": 8, "vocab_size": 16, "width": 64, "heads": 1, "layers": 1}
+
+
+@cache
+def register_models() -> None:
+    """Make `d2st-demo` and `d2st-test` known to open_clip (once a process)."""
+    open_clip.add_model_config(_CONFIGS)
+
+
+def model_names() -> list[str]:
+    """Names of the models that can be tapped: open_clip's own Vision Transformers and ours."""
+    register_models()
+    return [name for name in open_clip.list_models() if not _obstacle(open_clip.get_model_config(name))]
+
+
+def model_config(name: str) -> tuple[str, dict[str, Any]]:
+    """Return open_clip's own spelling of `name` ("ViT-B/16" is "ViT-B-16") and its configuration.
+
+    Raises UnknownNameError (with the closest names), or ConfigError when the model exists but can't be tapped.
+    """
+    register_models()
+    spelled = {known.lower(): known for known in open_clip.list_models()}
+    known = spelled.get(name.replace("/", "-").lower())
+    if known is None:
+        names = model_names()
+        close = difflib.get_close_matches(name.replace("/", "-"), names, n=6, cutoff=0.4)
+        raise UnknownNameError("CLIP backbone", name, close or names)
+    config = open_clip.get_model_config(known)
+    if obstacle := _obstacle(config):
+        raise ConfigError(
+            f"backbone {known!r} {obstacle}",
+            fix="Supported are open_clip's own Vision Transformers with a class token, such as ViT-B-16-quickgelu or ViT-L-14",
+        )
+    return known, config
+
+
+def _obstacle(config: dict[str, Any]) -> str:
+    """Why the tower of `config` can't be tapped, or ""."""
+    vision = config["vision_cfg"]
+    if timm_name := vision.get("timm_model_name"):
+        return f"has a timm image tower ({timm_name}), which d2st can't tap"
+    if isinstance(vision.get("layers"), list | tuple):
+        return "has a ResNet image tower, which has no class token"
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    if not isinstance(size, int) or not isinstance(patch, int):
+        return f"has pictures or patches that are not square ({size}, {patch})"
+    return ""
+
+
+def build_visual(config: dict[str, Any]) -> VisionTransformer:
+    """Build the visual tower of `config` (from `model_config`), with open_clip's own random initialisation, in eval mode.
+
+    The tower's numbers are drawn from the global random generator before anything else is.
+    """
+    clip = open_clip.CLIP(
+        embed_dim=config["embed_dim"],
+        vision_cfg=dict(config["vision_cfg"]),
+        text_cfg=dict(_NO_TEXT),
+        quick_gelu=config.get("quick_gelu", False),
+    )
+    return clip.visual.eval().requires_grad_(False)

@@ -1,0 +1,75 @@
+"""Turn what goes wrong with a file into a MediaError that names the file and carries a reason code.
+
+Decoders answer every kind of damage with the same "invalid data", so the reason for a file that can't be opened at all is read
+from its first bytes.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from d2st.cache.errors import MediaError
+from d2st.pipeline.reasons import REASONS
+
+__all__ = ["check_file", "media_error", "unopened_reason"]
+
+DETAIL_CHARS = 200
+IMAGE_TAILS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82"}
+OTHER_MAGIC = (b"GIF8", b"RIFF", b"FLV\x01", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
+ISO_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
+
+
+def media_error(reason: str, path: str | Path, detail: object = "") -> MediaError:
+    """Build the error: file, what the reason code means, and the decoder's own words in one line of at most 200 characters."""
+    words = " ".join(str(getattr(detail, "strerror", None) or detail).split())
+    if len(words) > DETAIL_CHARS:
+        words = words[: DETAIL_CHARS - 3] + "..."
+    return MediaError(reason, f"{path}: {REASONS[reason]}" + (f" ({words})" if words else ""))
+
+
+def check_file(path: str | Path) -> None:
+    """Raise MediaError("missing" | "unreadable" | "empty" | "not_media") unless `path` is a readable, ordinary file with bytes."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb"):  # permissions are known only by trying
+                pass
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise media_error("missing", path) from error
+    except OSError as error:
+        raise media_error("unreadable", path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise media_error("not_media", path, "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file")
+    if status.st_size == 0:
+        raise media_error("empty", path)
+
+
+def unopened_reason(path: str | Path) -> str:
+    """The reason code for a file that no decoder can open: "truncated", "decode_failed" (damaged), or "not_media"."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(16)
+        for magic, tail in IMAGE_TAILS.items():
+            if head.startswith(magic):
+                file.seek(max(0, size - 64))
+                return "decode_failed" if tail in file.read() else "truncated"
+        if head[4:8] in ISO_FIRST_BOXES:
+            return "decode_failed" if _has_whole_moov(file, size) else "truncated"
+    return "decode_failed" if head.startswith(OTHER_MAGIC) else "not_media"
+
+
+def _has_whole_moov(file, size: int) -> bool:
+    """Walk the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) up to a complete `moov`."""
+    start = 0
+    while start + 8 <= size:
+        file.seek(start)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:
+            length = size - start
+        if header[4:8] == b"moov":
+            return start + length <= size
+        start += max(length, 8)
+    return False

@@ -1,0 +1,57 @@
+"""Read the sampled frames of any image, video or folder of frames, with the reader that can be trusted with it.
+
+decord where `probe` and decord's own answers leave no doubt; PyAV in sequence for the rest; Pillow for images. Which one it was
+stands in `MediaInfo.decoder`. This runs in the calling process: a file that hangs or crashes a decoder is `DecodePool`'s matter.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from d2st.cache.errors import D2stError, UnknownNameError
+from d2st.pipeline.media.decord_reader import load_decord, read_decord
+from d2st.pipeline.media.failure import media_error
+from d2st.pipeline.media.folder import read_folder
+from d2st.pipeline.media.images import read_image
+from d2st.pipeline.media.probe import probe_video
+from d2st.pipeline.media.pyav_reader import read_pyav
+from d2st.pipeline.media.types import KINDS, Frames
+
+__all__ = ["read_media"]
+
+
+def read_media(
+    path: str | Path, kind: str, *, frames: int, sampling: str, on_duration: Callable[[float], None] | None = None
+) -> Frames:
+    """Read `frames` frames (`sample_indices`) of a "video" or a folder of "frames"; an "image" is always its first frame.
+
+    Fewer come back where the file holds fewer. `on_duration` hears the seconds that a video claims to last, before it is decoded.
+    Raises MediaError with a reason code and the file's name; nothing else for any content of the file.
+    """
+    try:
+        if kind == "image":
+            return read_image(path)
+        if kind == "frames":
+            return read_folder(path, frames=frames, sampling=sampling)
+        if kind == "video":
+            return _read_video(path, frames=frames, sampling=sampling, on_duration=on_duration)
+    except D2stError:
+        raise
+    except MemoryError as error:
+        raise media_error("too_large", path, "not enough memory to decode it") from error
+    except Exception as error:  # decoders raise anything on damaged input; the reason code keeps the rest of a build going
+        raise media_error("decode_failed", path, f"{type(error).__name__}: {error}") from error
+    raise UnknownNameError("kind of media", kind, list(KINDS))
+
+
+def _read_video(path: str | Path, *, frames: int, sampling: str, on_duration: Callable[[float], None] | None) -> Frames:
+    probe = probe_video(path, on_duration=on_duration)
+    if probe.is_image:  # an image under a video's name: a video of one frame
+        return read_image(path)
+    if probe.for_decord and load_decord() is not None:
+        try:
+            return read_decord(path, probe, frames=frames, sampling=sampling)
+        except MemoryError:
+            raise
+        except Exception:  # Untrusted, DECORDError, RuntimeError: PyAV has the last word, and MediaInfo says it was PyAV
+            pass
+    return read_pyav(path, probe, frames=frames, sampling=sampling)

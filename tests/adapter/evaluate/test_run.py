@@ -1,0 +1,125 @@
+"""A whole evaluation on the disk: what is scored, what is counted instead, what is refused, and the files."""
+
+import json
+import struct
+
+import numpy as np
+import polars as pl
+import pytest
+
+from d2st.adapter.evaluate.run import check_store, choose_samples, evaluate_run
+from d2st.adapter.evaluate.score import PREDICTIONS
+from d2st.cache.errors import ConfigError, FingerprintError
+from d2st.cache.store import Store
+
+LAYERS = ("block_1", "block_3")
+
+
+def run(detector, stores, out, **options):
+    return evaluate_run(detector, stores, layers=LAYERS, clip_frames=8, out_dir=out, title="made", resamples=50, **options)
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+def test_writes_everything_and_says_the_same_everywhere(tmp_path, make_store, corpus, make_detector):
+    store = make_store(tmp_path / "made.d2st", corpus(), rejected={"made-00x": "no_face"})
+    out = tmp_path / "out"
+    summary = run(make_detector("linear_probe"), [store], out, about={"stage": 2})
+    assert summary["about"] == {"stage": 2, "caches": ["made.d2st"]}
+    assert json.loads((out / "metrics.json").read_text()) == summary
+    assert summary["datasets"]["made"]["kinds"]["video"]["video"]["auc"] > 0.9
+    assert summary["samples"]["padded"] == 6  # videos of 5 and of 1 frame
+
+    table = pl.read_parquet(out / "predictions.parquet")
+    assert table.schema == PREDICTIONS
+    assert table["sample_id"].to_list() == store.samples()["sample_id"].to_list()
+    back = pl.read_csv(out / "predictions.csv")
+    assert back.columns == table.columns
+    assert back["score"].to_list() == table["score"].to_list()  # bit for bit
+    assert [[float(x) for x in cell.split(" ")] for cell in back["frame_scores"].cast(pl.String)] == table[
+        "frame_scores"
+    ].to_list()
+    assert back["identity"].to_list() == [" ".join(names) for names in table["identity"]]
+
+    for name in ("roc", "scores"):
+        width, height = png_size(out / "plots" / f"{name}.png")
+        assert width > 1000  # two panels
+        assert height > 500
+    assert not list(out.rglob("*.partial"))
+
+
+def test_the_same_evaluation_gives_the_same_bytes(tmp_path, make_store, corpus, make_detector):
+    store, detector = make_store(tmp_path / "c", corpus()), make_detector("linear_probe")
+    for name in ("first", "second"):
+        run(detector, [store], tmp_path / name)
+    for path in sorted((tmp_path / "first").rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
+
+
+def test_plots_show_the_data(tmp_path, make_store, corpus, make_detector):
+    from PIL import Image
+
+    run(make_detector("linear_probe"), [make_store(tmp_path / "c", corpus())], tmp_path / "out")
+    for name in ("roc", "scores"):
+        pixels = np.asarray(Image.open(tmp_path / "out" / "plots" / f"{name}.png").convert("RGB")).reshape(-1, 3)
+        colourful = (pixels.max(1).astype(int) - pixels.min(1) > 60).mean()
+        assert 0.0005 < colourful < 0.5
+
+
+def test_two_stores_are_one_evaluation_with_a_number_each(tmp_path, make_store, corpus, make_detector):
+    stores = [make_store(tmp_path / name, corpus(name), seed=index) for index, name in enumerate(("one", "two"))]
+    seen = []
+    summary = run(make_detector("linear_probe"), stores, tmp_path / "out", on_progress=lambda *step: seen.append(step))
+    assert set(summary["datasets"]) == {"one", "two"}
+    assert summary["samples"]["scored"] == 48
+    assert seen[-1] == (48, 48)
+    assert seen == sorted(seen)
+    with pytest.raises(ConfigError, match="24 samples lie in more than one"):
+        run(make_detector("linear_probe"), [stores[0], stores[0]], tmp_path / "out")
+
+
+def test_whatever_is_not_scored_is_counted(tmp_path, make_store, corpus):
+    samples = corpus()
+    samples[3]["cached"] = samples[5]["cached"] = samples[7]["cached"] = 0
+    store = make_store(tmp_path / "c", samples, rejected={samples[3]["sample_id"]: "no_face", samples[5]["sample_id"]: "empty"})
+    (chosen,), dropped = choose_samples([store], split="test")
+    assert len(chosen) == 21
+    assert dropped == {"empty": 1, "no_face": 1, "not_built": 1}
+
+
+def test_another_manifest_moves_samples_between_splits(tmp_path, make_store, corpus):
+    store = make_store(tmp_path / "c", corpus())
+    halved = store.manifest().with_columns(split=pl.when(pl.col("kind") == "image").then(pl.lit("val")).otherwise("split"))
+    (chosen,), dropped = choose_samples([store], split="val", manifest=halved)
+    assert set(chosen["kind"]) == {"image"}
+    assert dropped == {}
+    with pytest.raises(ConfigError, match="24 samples more than once"):
+        choose_samples([store], split="val", manifest=pl.concat([halved, halved]))
+
+
+def test_a_missing_split_says_which_ones_there_are(tmp_path, make_store, corpus, make_detector):
+    store = make_store(tmp_path / "c", corpus(split="train"))
+    with pytest.raises(ConfigError, match="no sample of the test split; it holds train 24"):
+        run(make_detector("linear_probe"), [store], tmp_path / "out")
+
+
+def test_one_class_is_scored_and_plotted_without_a_curve(tmp_path, make_store, corpus, make_detector):
+    summary = run(make_detector("linear_probe"), [make_store(tmp_path / "c", corpus(methods=("blend",)))], tmp_path / "out")
+    assert summary["overall"]["video"]["auc"] is None
+    assert "only fake" in summary["overall"]["note"]
+    assert png_size(tmp_path / "out" / "plots" / "roc.png")
+
+
+def test_a_cache_of_another_kind_is_refused_by_field(tmp_path, make_store, corpus):
+    config = {"backbone": "tiny", "micro_batch": 16, "layers": [*LAYERS]}
+    store = make_store(tmp_path / "c", corpus())
+    check_store(store, config={**config, "layers": ["block_1"]}, layers=["block_1"])  # more layers than needed do no harm
+    with pytest.raises(FingerprintError, match="backbone") as caught:
+        check_store(store, config={**config, "backbone": "other"}, layers=LAYERS)
+    assert caught.value.fields == ["backbone"]
+    with pytest.raises(FingerprintError, match="lacks the layers block_9"):
+        check_store(Store.open(store.path), config=config, layers=["block_9"])

@@ -1,0 +1,103 @@
+"""Losses against numbers worked out by hand or by loops in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2st.adapter.train.losses import clip_bce, consistency, coral, frame_bce, supcon
+
+
+def test_clip_bce_by_hand():
+    logit, label = torch.tensor([0.0, math.log(3)]), torch.tensor([1, 0])
+    # p = 1/2 and 3/4: -(log 1/2 + log 1/4) / 2
+    assert clip_bce(logit, label).item() == pytest.approx(1.5 * math.log(2))
+    # targets 0.9 and 0.1: -(log 1/2 + 0.1 log 3/4 + 0.9 log 1/4) / 2
+    expected = (math.log(2) - 0.1 * math.log(0.75) - 0.9 * math.log(0.25)) / 2
+    assert clip_bce(logit, label, smoothing=0.2).item() == pytest.approx(expected)
+
+
+def test_frame_bce_weighs_clips_equally_and_ignores_padding():
+    logits = torch.tensor([[0.0, math.log(3), 99.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    # first clip: (log 2 + log 4) / 2 for a real; second: log 2
+    assert frame_bce(logits, torch.tensor([0, 1]), mask).item() == pytest.approx((1.5 * math.log(2) + math.log(2)) / 2)
+
+
+def test_padding_has_no_gradient_even_when_it_is_nan():
+    logits = torch.tensor([[0.5, float("nan")]], requires_grad=True)
+    frame_bce(logits, torch.tensor([1]), torch.tensor([[True, False]])).backward()
+    assert logits.grad[0, 0].isfinite()
+    assert logits.grad[0, 1] == 0
+
+
+def slow_supcon(embedding, label, group, temperature):
+    z = [row / row.norm() for row in embedding.double()]
+    terms = []
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if group[a] != group[i]]
+        positives = [p for p in others if label[p] == label[i]]
+        if positives:
+            total = sum(math.exp(float(z[i] @ z[a]) / temperature) for a in others)
+            terms.append(-sum(math.log(math.exp(float(z[i] @ z[p]) / temperature) / total) for p in positives) / len(positives))
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+@given(st.integers(2, 8), st.integers(0, 1000), st.sampled_from([0.1, 0.5, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_supcon_is_the_formula(count, seed, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(count, 5, generator=generator)
+    label, group = (torch.randint(0, 2, (count,), generator=generator) for _ in range(2))
+    found = supcon(embedding, label, group, temperature=temperature).item()
+    assert found == pytest.approx(slow_supcon(embedding, label, group, temperature), abs=1e-4)
+
+
+def test_supcon_by_hand_and_without_positives():
+    embedding = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    label, group = torch.tensor([1, 1, 0]), torch.tensor([0, 1, 1])
+    # anchor 0: positive 1 (similarity 1), negative 2 (0): log(1 + e^-1); anchor 1: its only candidate is its positive: 0; anchor 2: none
+    loss = supcon(embedding, label, group, temperature=1.0)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)) / 2)
+    loss.backward()
+    assert embedding.grad.isfinite().all()
+    alone = supcon(embedding, label, torch.zeros(3, dtype=torch.long))
+    assert alone.item() == 0
+    embedding.grad = None
+    alone.backward()
+    assert embedding.grad is None or (embedding.grad == 0).all()
+
+
+def test_coral_by_hand():
+    source = torch.tensor([[0.0, 0.0], [2.0, 2.0]])  # covariance [[2, 2], [2, 2]]
+    target = torch.tensor([[5.0, 0.0], [5.0, 4.0]])  # covariance [[0, 0], [0, 8]]
+    # |[[2, 2], [2, -6]]|^2 / (4 * 4) = 48 / 16
+    assert coral(source, target).item() == pytest.approx(3.0)
+    assert coral(source + 7, source).item() == pytest.approx(0.0, abs=1e-6)
+    assert coral(source[:1], target).item() == 0
+
+
+def test_consistency_by_hand_and_teaches_one_way():
+    clip = torch.tensor([math.log(3), 0.0], requires_grad=True)
+    frame = torch.tensor([0.0, 0.0], requires_grad=True)
+    # KL(3/4 || 1/2) = 3/4 log 3/2 + 1/4 log 1/2, and 0
+    loss = consistency(clip, frame)
+    assert loss.item() == pytest.approx((0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2, abs=1e-6)
+    loss.backward()
+    assert clip.grad is None
+    assert frame.grad[0] < 0  # towards the clip's higher score
+
+
+def test_losses_are_float32_from_half_precision():
+    half = torch.randn(4, 3).bfloat16()
+    label, group = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+    made = [
+        clip_bce(half[:, 0], label),
+        frame_bce(half, label, torch.ones(4, 3, dtype=torch.bool)),
+        supcon(half, label, group),
+        coral(half[:2], half[2:]),
+        consistency(half[:, 0], half[:, 1]),
+    ]
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in made)

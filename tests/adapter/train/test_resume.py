@@ -1,0 +1,131 @@
+"""A run that is stopped and resumed ends with the very same bytes as one that never stopped; what can't be resumed is refused."""
+
+import os
+import signal
+
+import pytest
+
+from d2st.adapter.train import run_training
+from d2st.cache.errors import ConfigError, RunError
+
+# dropout draws from torch's generator, EMA and accumulation have state of their own
+TRICKY = (
+    "adapter.params={width=16, dropout=0.3}",
+    "optim.batch_size=4",
+    "optim.accumulate=2",
+    "optim.ema=0.9",
+    "optim.epochs=3",
+)
+FILES = ("best.safetensors", "last.safetensors")
+
+
+def go(store, runs, name, *, stages=(1,), overrides=TRICKY, **options):
+    return run_training(store, stages=stages, runs=runs, name=name, overrides=overrides, device="cpu", **options)
+
+
+def stop_at(epoch, step):
+    """An observer that sends Ctrl-C at one step, as a user would."""
+
+    def on_event(event):
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_event
+
+
+def same(runs, one, other, stage):
+    for name in FILES:
+        assert (runs / one / f"stage{stage}" / name).read_bytes() == (runs / other / f"stage{stage}" / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """A folder of runs with one that was never stopped."""
+    runs = tmp_path_factory.mktemp("runs")
+    go(store, runs, "whole", stages=(1, 2, 3))
+    return runs
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 2), (2, 3), (3, 3)])
+def test_stopped_at_any_step_it_ends_the_same(store, whole, epoch, step):
+    name = f"stopped{epoch}{step}"
+    with pytest.raises(KeyboardInterrupt):
+        go(store, whole, name, on_event=stop_at(epoch, step))
+    assert not (whole / name / "stage1" / "result.json").exists()
+    result = go(store, whole, name, resume=True, overrides=())[0]  # its own recipe is used
+    assert result.epochs == 3
+    same(whole, "whole", name, 1)
+    lines = [(whole / run / "stage1" / "metrics.jsonl").read_text().splitlines() for run in ("whole", name)]
+    assert len(lines[0]) == len(lines[1]) == 3
+
+
+def test_stopped_in_a_later_stage_all_of_them_end_the_same(store, whole):
+    events = []
+    stop = stop_at(2, 1)
+
+    def on_event(event):
+        events.append(event)
+        if event.get("stage") == 3:
+            stop(event)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(store, whole, "later", stages=(1, 2, 3), on_event=on_event)
+    results = go(store, whole, "later", stages=(1, 2, 3), resume=True)
+    assert [result.init for result in results] == [None, "later/stage1", "later/stage2"]
+    # the header names the run that a stage began from; the weights must not differ
+    for stage in (1, 2, 3):
+        for name in FILES:
+            assert tensors(whole / f"whole/stage{stage}/{name}") == tensors(whole / f"later/stage{stage}/{name}"), (stage, name)
+
+
+def tensors(path):
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+def test_killed_without_a_chance_to_save_it_goes_on_from_the_last_epoch(store, whole):
+    class Killed(BaseException):
+        pass
+
+    def kill(event):
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (3, 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        go(store, whole, "killed", on_event=kill)
+    go(store, whole, "killed", resume=True)
+    same(whole, "whole", "killed", 1)
+
+
+def test_a_finished_run_gives_its_result_again(store, whole):
+    before = (whole / "whole/stage1/last.safetensors").stat().st_mtime_ns
+    again = go(store, whole, "whole", resume=True)[0]
+    assert again.epochs == 3
+    assert (whole / "whole/stage1/last.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_or_samples_can_not_be_slipped_in(store, whole):
+    with pytest.raises(RunError, match=r"optim\.lr"):
+        go(store, whole, "whole", resume=True, overrides=["optim.lr=1e-5"])
+    fewer = store.manifest().head(30)
+    with pytest.raises(RunError, match="manifest's samples"):
+        go(store, whole, "whole", resume=True, manifest=fewer)
+    with pytest.raises(ConfigError, match="which run"):
+        go(store, whole, None, resume=True)
+
+
+def test_resuming_what_never_began_begins_it(store, whole):
+    go(store, whole, "fresh", resume=True)
+    same(whole, "whole", "fresh", 1)
+
+
+def test_another_seed_gives_other_weights(store, whole):
+    go(store, whole, "seeded", seed=1)
+    assert (whole / "seeded/stage1/last.safetensors").read_bytes() != (whole / "whole/stage1/last.safetensors").read_bytes()
+
+
+def test_signals_are_given_back(store, whole):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    go(store, whole, "whole", resume=True)
+    go(store, whole, "quiet")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -1,0 +1,177 @@
+"""`d2st eval` from the command line: a run on the disk in, tables or JSON out, and errors that can be mended."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from d2st.adapter.train.checkpoint import build_detector, save_checkpoint
+from d2st.cache.arrays import SHARD_FRAMES, ensure_array
+from d2st.cache.errors import ConfigError, FingerprintError, RunError
+from d2st.cache.ledger import LEDGER_SCHEMA
+from d2st.cache.level import ensure_level
+from d2st.cache.shard import ShardWriter
+from d2st.cache.store import Store
+from d2st.cli.evaluate import evaluate
+
+CHANNELS = 4
+CONFIG = {"backbone": "tiny", "layers": ["block_3"]}
+app = typer.Typer()
+app.command()(evaluate)
+
+
+def make_store(path, dataset, *, split="test", config=CONFIG):
+    """16 images and videos; the fakes' features are larger."""
+    rows = pl.DataFrame(
+        [
+            (
+                f"{dataset}{i:02d}",
+                dataset,
+                ("real", "blend")[i // 2 % 2],
+                i // 2 % 2,
+                split,
+                ("image", "video")[i % 2],
+                f"{dataset}v{i}",
+                ["x"],
+            )
+            for i in range(16)
+        ],
+        schema=["sample_id", "dataset", "method", "label", "split", "kind", "video_id", "identity"],
+        orient="row",
+    ).with_columns(pl.col("label").cast(pl.Int8))
+    frames = [1 if i % 2 == 0 else 3 for i in range(16)]
+    starts = np.cumsum([0, *frames])
+    Store.ensure(path)
+    tokens, crops = ensure_level(path, "tokens", config), ensure_level(path, "crops", {})
+    signs = np.repeat(rows["label"].to_numpy() * 2.0 - 1, frames)
+    for kind, shape in (("maps", (2, 2, CHANNELS)), ("cls", (CHANNELS,))):
+        values = np.random.default_rng(0).normal(size=(signs.size, *shape)) + signs.reshape(-1, *[1] * len(shape))
+        ensure_array(tokens.path / "block_3" / kind, frame_shape=shape, dtype="float16", shards=1, attributes={})
+        with ShardWriter(tokens.shard_file(f"block_3/{kind}", 0, frame_dims=len(shape)), slots=SHARD_FRAMES) as writer:
+            writer.append(values.astype(np.float16))
+    cached = [
+        [name, int(start), count, count, None, "", "{}"]
+        for name, start, count in zip(rows["sample_id"], starts, frames, strict=False)
+    ]
+    tokens.commit(0, pl.DataFrame(cached, schema=LEDGER_SCHEMA, orient="row"), {}, {})
+    lost = rows.head(1).with_columns(sample_id=pl.lit(f"{dataset}-lost"))
+    crops.commit(
+        0, pl.DataFrame([[f"{dataset}-lost", None, 0, 3, "no_face", "", "{}"]], schema=LEDGER_SCHEMA, orient="row"), {}, {}
+    )
+    pl.concat([rows, lost]).write_parquet(path / "manifest.parquet")
+    return Store.open(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """tmp/runs/faces/stage2 with a checkpoint trained on tmp/faces.d2st."""
+    store = make_store(tmp_path / "faces.d2st", "faces")
+    stage = tmp_path / "runs" / "faces" / "stage2"
+    stage.mkdir(parents=True)
+    stats = {"block_3": (np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32))}
+    meta = {
+        "adapter": "linear_probe",
+        "adapter_params": {},
+        "layers": ["block_3"],
+        "channels": CHANNELS,
+        "grid": [2, 2],
+        "stage": 2,
+    }
+    meta |= {
+        "clip_frames": 3,
+        "fingerprint": store.tokens.fingerprint,
+        "config": CONFIG,
+        "epoch": 4,
+        "seed": 0,
+        "shuffled_labels": False,
+    }
+    detector = build_detector(meta, stats)
+    with torch.no_grad():
+        detector.head.linear.weight.fill_(1.0)
+    save_checkpoint(stage / "best.safetensors", detector, meta=meta, stats=stats)
+    (stage / "fingerprint.json").write_text(json.dumps({"cache_path": "../../../faces.d2st"}))
+    return tmp_path / "runs" / "faces"
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=True)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_finds_the_last_stage_and_its_cache_and_shows_the_scores(run):
+    shown = call(run, "--device", "cpu")
+    for word in ("faces", "video", "image", "blend", "no_face", "eval-test", "95 %"):
+        assert word in shown
+    out = run / "stage2" / "eval-test"
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.*")} == {
+        "predictions.parquet", "predictions.csv", "metrics.json", "plots/roc.png", "plots/scores.png"
+    }  # fmt: skip
+    assert json.loads((out / "metrics.json").read_text())["datasets"]["faces"]["kinds"]["video"]["video"]["auc"] > 0.9
+
+
+def test_json_is_the_metrics_file_and_holds_no_path(run):
+    made = json.loads(call(run / "stage2" / "best.safetensors", "--json", "--device", "cpu"))
+    assert made == json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())
+    assert made["about"]["stage"] == 2
+    assert str(run.parent.parent) not in json.dumps(made)
+
+
+def test_several_caches_give_a_row_each_and_one_for_all(run, tmp_path):
+    make_store(tmp_path / "wild.d2st", "wild")
+    shown = call(
+        run, "--cache", tmp_path / "faces.d2st", "--cache", tmp_path / "wild.d2st", "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert "wild" in shown
+    assert "all" in shown
+    assert (tmp_path / "out" / "metrics.json").is_file()
+
+
+def test_the_whole_tree_can_move(run, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("runs", "faces.d2st"):
+        shutil.move(tmp_path / name, moved / name)
+    assert "no_face" in call(moved / "runs" / "faces", "--device", "cpu")
+
+
+def test_says_so_when_it_scores_what_was_trained_on(run):
+    assert "seen in training" not in call(run, "--device", "cpu")
+    seen = pl.DataFrame({"sample_id": ["faces00", "faces01", "faces02"], "split": ["train", "train", "val"]})
+    (run / "stage1").mkdir()
+    seen.write_parquet(run / "stage1" / "samples.parquet")  # an earlier stage counts too
+    assert "seen in training" in call(run, "--device", "cpu")
+    assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 2
+
+
+def test_a_cache_that_is_gone_asks_for_one(run, tmp_path):
+    shutil.rmtree(tmp_path / "faces.d2st")
+    with pytest.raises(RunError, match="--cache STORE"):
+        call(run, "--device", "cpu")
+
+
+def test_a_cache_of_another_backbone_is_refused(run, tmp_path):
+    make_store(tmp_path / "other.d2st", "other", config={**CONFIG, "backbone": "large"})
+    with pytest.raises(FingerprintError, match="backbone is 'large' there, 'tiny' here"):
+        call(run, "--cache", tmp_path / "other.d2st", "--device", "cpu")
+
+
+def test_a_split_that_is_not_there(run):
+    with pytest.raises(ConfigError, match="no sample of the val split; it holds test 16"):
+        call(run, "--split", "val", "--device", "cpu")
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        call(tmp_path / "runs" / "none")
+
+
+def test_help_has_examples_to_paste():
+    assert "d2st eval runs/faces --cache" in CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout

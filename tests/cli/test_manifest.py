@@ -1,0 +1,102 @@
+"""`d2st manifest`: what a user sees, on stdout and as JSON, and the exit codes."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from d2st.cache.errors import ConfigError, ManifestError
+from d2st.cli.manifest import app
+from d2st.pipeline.manifest import read_manifest
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def faces(tmp_path):
+    root = tmp_path / "faces"
+    for split in ("train", "val", "test"):
+        for name in ("real/id1", "fake/swap [v2]/id2"):
+            path = root / split / f"{name}_{split}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(str(path).encode())
+    (root / "readme.txt").touch()
+    return root
+
+
+def test_scan_show_validate(run, faces, tmp_path):
+    scanned = run("scan", faces)
+    assert read_manifest(tmp_path / "faces.parquet").height == 6
+    assert "Left aside, not media: .txt 1" in scanned.stderr
+    assert scanned.stdout.splitlines()[-1] == "Next: d2st cache build faces.parquet --cache faces.d2st"
+    shown = run("show", "faces.parquet").stdout
+    assert "swap [v2]" in shown, "brackets in names are no markup"
+    counts = json.loads(run("show", "faces.parquet", "--json").stdout)
+    assert counts["samples"] == 6
+    assert {(row["split"], row["label"], row["samples"]) for row in counts["counts"]} == {
+        (split, label, 1) for split in ("train", "val", "test") for label in (0, 1)
+    }
+    assert "nothing wrong" in run("validate", "faces.parquet").stdout
+
+
+def test_scan_with_leaks_says_so_and_validate_exits_with_1(run, faces):
+    scanned = run("scan", faces, "--identity", r"id(\d+)", "--out", "leaky.parquet")
+    assert "2 identities are in two splits" in scanned.stderr
+    assert scanned.stdout.splitlines()[-1] == "Next: d2st manifest validate leaky.parquet"
+    document = json.loads(run("validate", "leaky.parquet", "--json", code=1).stdout)
+    assert document["errors"] == 1
+    assert document["findings"][0]["code"] == "identity_leak"
+    assert document["findings"][0]["examples"] == ["faces/1 (test, train, val)", "faces/2 (test, train, val)"]
+    assert "identity_leak" in run("validate", "leaky.parquet", code=1).stdout
+
+
+def test_scan_json_is_one_document(run, faces):
+    document = json.loads(run("scan", faces, "--json", "--dataset", "set", "--split", "test").stdout)
+    assert document["manifest"] == "faces.parquet"
+    assert {row["dataset"] for row in document["counts"]} == {"set"}
+    assert document["ignored"] == {".txt": 1}
+
+
+def test_validate_looks_for_files_and_reports_a_broken_manifest(run, faces, tmp_path):
+    run("scan", faces)
+    assert run("validate", "faces.parquet", "--root", faces).exit_code == 0
+    next(faces.rglob("*.mp4")).unlink()
+    assert (
+        json.loads(run("validate", "faces.parquet", "--root", faces, "--json", code=1).stdout)["findings"][0]["code"]
+        == "missing"
+    )
+    (tmp_path / "text.parquet").write_text("text")
+    assert json.loads(run("validate", "text.parquet", "--json", code=1).stdout)["findings"][0]["code"] == "schema"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["scan", "nowhere"], ManifestError),
+        (["scan", "faces", "--split", "holdout"], ConfigError),
+        (["show", "none.parquet"], ManifestError),
+        (["validate", "none.parquet"], ManifestError),
+    ],
+)
+def test_errors_are_raised_for_main_to_print(run, faces, arguments, error):
+    with pytest.raises(error):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["scan", "show", "validate"])
+def test_help_ends_in_examples_one_a_line(run, command):
+    text = run(command, "--help").stdout
+    examples = re.findall(rf"^ +d2st manifest {command} \S.*$", text, re.MULTILINE)
+    assert len(examples) >= 2, text

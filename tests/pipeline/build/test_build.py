@@ -1,0 +1,287 @@
+"""The build: what it caches is what the media show; stopped anywhere it goes on, and ends in the same bytes; bad samples become rows."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from d2st.cache import Request, Store, TokenLoader
+from d2st.cache import arrays as cache_arrays
+from d2st.cache.errors import FingerprintError, ManifestError
+from d2st.cache.level import Level
+from d2st.cache.reader import ArrayReader
+from d2st.pipeline.build.crop import CropSettings
+from d2st.pipeline.build.run import build
+from d2st.pipeline.manifest import SCHEMA
+from d2st.pipeline.media import read_media
+
+
+@pytest.fixture
+def run(media, detector, encoder, settings):
+    root, manifest = media
+
+    def run_build(store, *, rows=manifest, root=root, settings=settings, encoder=encoder, **more):
+        return build(rows, store, root=root, detector=detector, settings=settings, encoder=encoder, workers=1, **more)
+
+    return run_build
+
+
+def shrink_shards(patch):
+    """Shards of 8 frames, so that a toy corpus has several."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
+            patch.setattr(module, "SHARD_FRAMES", 8)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    shrink_shards(monkeypatch)
+
+
+def tree(store: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file() and p.name != ".lock"
+    }
+
+
+def test_tokens_are_those_of_the_media(tmp_path, run, media, encoder):
+    root, manifest = media
+    report = run(tmp_path / "s")
+    assert (report.samples, report.frames, report.padded, report.rejected) == (12, 5 * 4 + 2 + 6, 1, {})
+    store = Store.open(tmp_path / "s")
+    samples = store.samples()
+    assert samples["sample_id"].to_list() == sorted(manifest["sample_id"])
+    loader = TokenLoader(store)
+    for row in samples.iter_rows(named=True):
+        frames = read_media(str(root / row["path"]), row["kind"], frames=4, sampling="even")
+        crops = ArrayReader(store.crops.path / "frames")
+        cropped = np.empty((row["frames_cached"], 32, 32, 3), np.uint8)
+        crops.read(range(row["start"], row["start"] + row["frames_cached"]), cropped)
+        assert len(frames.images) == row["frames_cached"]
+        expected = encoder.encode(cropped)
+        batch = next(loader.stream([Request(np.arange(row["frames_cached"])[None] + row["start"])]))
+        for layer in encoder.layers:
+            np.testing.assert_array_equal(batch.tokens[layer][0].numpy(), expected.maps[layer])
+            np.testing.assert_array_equal(batch.cls[layer][0].numpy(), expected.cls[layer])
+
+
+def test_statistics_are_those_of_the_training_split_alone(tmp_path, run):
+    run(tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    rows = np.concatenate(
+        [np.arange(s, s + n) for s, n in store.samples().filter(split="train").select("start", "frames_cached").rows()]
+    )
+    batch = next(TokenLoader(store).stream([Request(rows[None])]))
+    for layer in store.tokens.layers:
+        for name, values in ((layer, batch.tokens[layer]), (f"{layer}/cls", batch.cls[layer])):
+            flat = values.numpy().astype(np.float64).reshape(-1, 64)
+            mean, std = store.tokens.stats[name]
+            np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(std, flat.std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_second_build_touches_nothing(tmp_path, run):
+    run(tmp_path / "s")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*.parquet") if "ledger" in p.parts}
+    report = run(tmp_path / "s")
+    assert (report.built_crops, report.built_tokens) == (0, 0)
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+class Stop(BaseException):
+    """Stands for a kill: nothing in the build may catch it."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, media, detector, encoder, settings):
+    """The bytes of a build with small shards that nothing stopped."""
+    store = tmp_path_factory.mktemp("unbroken") / "s"
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_shards(patch)
+        build(media[1], store, root=media[0], detector=detector, settings=settings, encoder=encoder, workers=1)
+    return tree(store)
+
+
+@pytest.mark.parametrize("stop_at", [0, 5, 11, 13, 15])
+def test_stopped_anywhere_it_goes_on_and_ends_in_the_same_bytes(tmp_path, run, small_shards, unbroken, stop_at):
+    steps = 0
+
+    def stop(phase, done, total):
+        nonlocal steps
+        steps += 1
+        if steps > stop_at:
+            raise Stop
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Stop):
+        run(broken, on_progress=stop)
+    run(broken)
+    assert tree(broken) == unbroken
+
+
+@pytest.mark.parametrize("name", ["crops", "tokens"])
+@pytest.mark.parametrize("commits", [0, 2])
+def test_killed_between_writing_a_shard_and_its_commit(tmp_path, run, small_shards, unbroken, monkeypatch, name, commits):
+    broken = tmp_path / "broken"
+    commit, seen = Level.commit, []
+
+    def killed(self, *args):
+        if self.name == name:
+            seen.append(1)
+            if len(seen) > commits:
+                raise Stop
+        commit(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Level, "commit", killed)
+        with pytest.raises(Stop):
+            run(broken)
+    run(broken)
+    assert tree(broken) == unbroken
+
+
+def test_a_real_kill_leaves_a_store_that_goes_on(tmp_path, media, run):
+    """SIGKILL in the middle of a shard, in another process."""
+    root, manifest = media
+    manifest.write_parquet(tmp_path / "m.parquet")
+    script = f"""
+import os, signal, sys
+import polars as pl
+from pathlib import Path
+from d2st.pipeline.build.crop import CropSettings
+from d2st.pipeline.build.run import build
+from d2st.pipeline.clip import Encoder, load_backbone
+from d2st.pipeline.faces import build_detector
+
+def kill(phase, done, total):
+    if phase == "tokens" or done > 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    encoder = Encoder(load_backbone("d2st-test", "random:0", device="cpu"), ("block_0", "block_2"), micro_batch=8)
+    build(pl.read_parquet({str(tmp_path / "m.parquet")!r}), Path({str(tmp_path / "killed")!r}), root=Path({str(root)!r}),
+          detector=build_detector("none", weights=None, device="cpu"), settings=CropSettings(4, "even", 32), encoder=encoder,
+          workers=1, on_progress=kill)
+"""
+    (tmp_path / "script.py").write_text(script)
+    ended = subprocess.run([sys.executable, tmp_path / "script.py"], timeout=120, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    run(tmp_path / "killed")
+    run(tmp_path / "whole")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_new_rows_append_and_old_shards_stay(tmp_path, run, media, small_shards):
+    _, manifest = media
+    store = tmp_path / "s"
+    run(store, rows=manifest[:8])
+    before = tree(store)
+    report = run(store)
+    assert report.samples == 12
+    after = tree(store)
+    for name, data in before.items():
+        if "/c/" in name or "ledger" in name or "moments" in name or name.startswith("plan"):
+            assert after[name] == data, name
+    assert Store.open(store).samples().height == 12
+
+
+def test_a_moved_store_and_moved_media_change_nothing(tmp_path, run, media, encoder):
+    root, _ = media
+    run(tmp_path / "here" / "s")
+    shutil.copytree(root, tmp_path / "elsewhere")
+    shutil.move(tmp_path / "here" / "s", tmp_path / "moved")
+    report = run(tmp_path / "moved", root=tmp_path / "elsewhere")
+    assert (report.built_crops, report.samples) == (0, 12)
+    for name, data in tree(tmp_path / "moved").items():
+        assert str(tmp_path).encode() not in data, name
+        assert str(root).encode() not in data, name
+
+
+@pytest.mark.parametrize(
+    ("other", "field"),
+    [
+        (CropSettings(5, "even", 32), "frames"),
+        (CropSettings(4, "clip", 32), "sampling"),
+        (CropSettings(4, "even", 40), "size"),
+        (CropSettings(4, "even", 32, 1.5), "margin_ratio"),
+    ],
+)
+def test_other_settings_are_refused_before_any_work(tmp_path, run, other, field):
+    run(tmp_path / "s")
+    before = tree(tmp_path / "s")
+    with pytest.raises(FingerprintError) as caught:
+        run(tmp_path / "s", settings=other)
+    assert caught.value.fields == [field]
+    assert tree(tmp_path / "s") == before
+
+
+def test_bad_files_become_rows_and_the_rest_goes_on(tmp_path, run, make_media, manifest_row):
+    root = tmp_path / "media"
+    root.mkdir()
+    good = make_media(root, videos=2, images=2)
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("not a video\n" * 50)
+    (root / "cut.mp4").write_bytes((root / "v1.mp4").read_bytes()[:200])
+    (root / "side.png").write_bytes((root / "i0.png").read_bytes())
+    (root / "side.png.faces.json").write_text('{"face": []}')
+    (root / "nameß ü 1.png").write_bytes((root / "i1.png").read_bytes())
+    header = Image.new("L", (1, 1))
+    header.save(root / "huge.png")
+    data = bytearray((root / "huge.png").read_bytes())
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # of the IHDR chunk
+    (root / "huge.png").write_bytes(data)
+    duplicate = manifest_row("copy.png", "image", 0, "train", duplicate_of=good["sample_id"][2])
+    rows = [
+        manifest_row("empty.mp4", "video", 1, "train"),
+        manifest_row("text.mp4", "video", 1, "train"),
+        manifest_row("cut.mp4", "video", 1, "train"),
+        manifest_row("gone.mp4", "video", 1, "train"),
+        manifest_row("huge.png", "image", 1, "train"),
+        manifest_row("side.png", "image", 1, "train"),
+        manifest_row("nameß ü 1.png", "image", 0, "val"),
+        duplicate,
+    ]
+    report = run(tmp_path / "s", rows=pl.concat([good, pl.DataFrame(rows, schema=SCHEMA)]), root=root)
+    assert report.samples == 5
+    rejected = dict(Store.open(tmp_path / "s").rejected().select("path", "reason").rows())
+    assert rejected.pop("cut.mp4") in ("truncated", "not_media", "decode_failed")
+    assert rejected == {
+        "empty.mp4": "empty",
+        "text.mp4": "not_media",
+        "gone.mp4": "missing",
+        "huge.png": "too_large",
+        "side.png": "bad_faces",
+        "copy.png": "duplicate",
+    }
+
+
+def test_the_ledger_remembers_how_a_sample_was_made(tmp_path, run):
+    run(tmp_path / "s")
+    rows = Store.open(tmp_path / "s").crops.rows().join(Store.open(tmp_path / "s").manifest(), on="sample_id")
+    info = json.loads(rows.filter(path="v1.mp4")["info"][0])
+    assert info["indices"] == [1, 3, 5, 7]
+    assert info["timestamps_s"] == pytest.approx([0.04, 0.12, 0.2, 0.28])
+    assert info["media"]["codec"] == "h264"
+
+
+def test_an_empty_manifest_is_an_error(tmp_path, run):
+    with pytest.raises(ManifestError, match="no rows"):
+        run(tmp_path / "s", rows=SCHEMA.to_frame())
+
+
+def test_a_build_of_nothing_usable_still_ends(tmp_path, run, manifest_row):
+    rows = pl.DataFrame([manifest_row("gone.mp4", "video", 1, "train")], schema=SCHEMA)
+    report = run(tmp_path / "s", rows=rows)
+    assert (report.samples, report.rejected) == (0, {"missing": 1})
+    assert Store.open(tmp_path / "s").samples().is_empty()
+    assert os.path.exists(cache_arrays.shard_path(tmp_path / "s" / "crops" / "frames", 0, frame_dims=3)) is False
