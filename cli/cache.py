@@ -287,7 +287,10 @@ def info(cache: Annotated[Path, typer.Argument(help="The store's folder.", metav
             "layers",
             f"{', '.join(tokens['layers'])}: (T,{found['grid'][0]},{found['grid'][1]},{found['channels']}) {tokens['dtype']}",
         ),
-        ("crops", ", ".join(f"{key} {value}" for key, value in tokens["crops"].items())),
+        (
+            "crops",
+            "{size} px, {frames} frames {sampling}, margin {margin_ratio}, faces by {detector}".format(**tokens["crops"]),
+        ),
         ("encoding", f"{tokens['precision']}, micro-batch {tokens['micro_batch']}"),
         ("fingerprint", found["fingerprint"]),
     ]

@@ -42,6 +42,7 @@ def predict(
     )
     results: list[tuple[Path, Prediction | D2stError]] = []
     with phases({"files": ("score", "files")}, quiet=len(files) == 1) as on_progress:
+        on_progress("files", 0, len(files))
         for path, found in zip(files, detector.predict_files(files, workers=workers), strict=True):
             results.append((path, found))
             on_progress("files", len(results), len(files))

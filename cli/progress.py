@@ -20,7 +20,7 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
         quiet: show nothing.
 
     Yields:
-        A function of (phase, done, total).
+        A function of (phase, done, total); its first call for a phase, with done = 0, starts the clock.
     """
     console = stderr()
     if quiet:
@@ -58,7 +58,7 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
             label, unit = labels[phase]
             now = perf_counter()
             begun.setdefault(phase, now)
-            if done < total and now - shown.get(phase, begun[phase]) < PLAIN_LINE_S:
+            if not done or (done < total and now - shown.get(phase, begun[phase]) < PLAIN_LINE_S):
                 return
             shown[phase] = now
             rate = done / max(now - begun[phase], 1e-9)

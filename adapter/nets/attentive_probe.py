@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import ChannelNorm
+from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.pooling import FramePool, TokenPool
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
@@ -25,7 +25,7 @@ class AttentiveProbe(nn.Module):
     def __init__(self, *, layer: str, channels: int, stats: Stats, width: int, heads: int) -> None:
         super().__init__()
         self.layer, self.embed_dim = layer, width
-        self.condition = ChannelNorm(*stats[layer])
+        self.condition, self.cls_condition = ChannelNorm(*stats[layer]), cls_norm(stats, layer)
         self.token_pool = TokenPool(channels, width, heads=heads)
         self.frame_pool = FramePool(width)
 
@@ -33,8 +33,9 @@ class AttentiveProbe(nn.Module):
         return run_by_length(self._run, tokens, cls, mask)
 
     def _run(self, tokens: dict[str, Tensor], cls: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        read = torch.cat([cls[self.layer].unsqueeze(2), tokens[self.layer].flatten(2, 3)], dim=2)  # (B, T, 1+H*W, C)
-        frames = self.token_pool(F.layer_norm(self.condition(read), read.shape[-1:]))  # (B, T, D)
+        parts = [self.cls_condition(cls[self.layer]).unsqueeze(2), self.condition(tokens[self.layer]).flatten(2, 3)]
+        read = torch.cat(parts, dim=2)  # (B, T, 1+H*W, C)
+        frames = self.token_pool(F.layer_norm(read, read.shape[-1:]))  # (B, T, D)
         return self.frame_pool(frames), frames
 
 

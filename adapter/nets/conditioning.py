@@ -7,7 +7,9 @@ LayerNorm and every product. The statistics come from the store, so training pay
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ChannelNorm"]
+from d2st.adapter.nets.spec import Stats
+
+__all__ = ["ChannelNorm", "cls_norm"]
 
 STD_FLOOR_RATIO = 1e-3  # of the mean deviation: a channel that never moved must not explode when it does
 
@@ -31,3 +33,9 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale)
+
+
+def cls_norm(stats: Stats, layer: str) -> ChannelNorm:
+    """Conditioning of a layer's CLS token, whose channels are distributed unlike those of the patches: by its own statistics, under
+    `layer + "/cls"`, as every store has them; by the patches' where features come without."""
+    return ChannelNorm(*stats.get(f"{layer}/cls", stats[layer]))

@@ -8,7 +8,7 @@ Pei et al., ICCV 2025, arXiv 2312.01431. In the symbols of the code, for tokens 
 
 The decision that shaped it: keep little for the backward pass. S and T are never formed, for (S + T)/2 = z + (W_oS a_S + W_oT a_T)/2;
 both pathways read one normalised tensor and their queries come from one product; the two wide ends are computed again (`again`).
-That is 8.5 bottleneck-wide tensors a body instead of the 21 of the formula written out, for one more product in eight.
+That is 8.5 bottleneck-wide tensors a body instead of the 21 of the formula written out, for one product more.
 
 Published weights (`ViT_D2ST_Adapter`) load through `published_key`.
 """
@@ -21,13 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2st.adapter.nets.dsta import (
-    SPATIAL_KERNEL,
-    SPATIAL_STRIDE,
-    TEMPORAL_KERNEL,
-    TEMPORAL_STRIDE,
-    DeformableAttention,
-)
+from d2st.adapter.nets.dsta import SPATIAL_KERNEL, SPATIAL_STRIDE, TEMPORAL_KERNEL, TEMPORAL_STRIDE, DeformableAttention
 
 __all__ = ["D2STBody", "published_key"]
 
@@ -82,15 +76,11 @@ def again(run: Callable[..., Tensor], *args: Any) -> Tensor:
 
 def depthwise(volume: Tensor, conv: nn.Conv3d) -> Tensor:
     """A same-padded depthwise convolution of a channel-last volume (B, T, H, W, C); a single frame meets the middle taps only."""
-    frames, middle = volume.shape[1], conv.weight.shape[2] // 2
-    if frames == 1:
+    if volume.shape[1] == 1:
+        middle = conv.weight[:, :, conv.kernel_size[0] // 2]
         flat = volume[:, 0].permute(0, 3, 1, 2)  # (B, C, H, W)
-        padding = conv.padding[1:]
-        return (
-            F.conv2d(flat, conv.weight[:, :, middle], conv.bias, padding=padding, groups=conv.groups)
-            .permute(0, 2, 3, 1)
-            .unsqueeze(1)
-        )
+        flat = F.conv2d(flat, middle, conv.bias, padding=conv.padding[1:], groups=conv.groups)
+        return flat.permute(0, 2, 3, 1).unsqueeze(1)
     return conv(volume.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
 
 

@@ -96,10 +96,7 @@ class DeformableAttention(nn.Module):
         extent, channels = (query.shape[1], *grid), query.shape[-1]
         volume = query[:, :, 1:].unflatten(2, grid).permute(0, 4, 1, 2, 3)  # (B, C', T, H, W), a view
         weight, stride = fit_kernel(self.offset_conv.weight, self.stride, extent)
-        weight, bias = (
-            weight.repeat(self.heads, 1, 1, 1, 1),
-            self.offset_conv.bias.repeat(self.heads),
-        )  # groups share the kernel
+        weight, bias = weight.repeat(self.heads, 1, 1, 1, 1), self.offset_conv.bias.repeat(self.heads)  # shared by groups
         cells = F.conv3d(volume, weight, bias, stride, groups=channels).permute(0, 2, 3, 4, 1)  # (B, T', H', W', C')
         cells = self.offset_norm(cells.unflatten(-1, (self.heads, -1)))  # (B, T', H', W', heads, C'/heads)
         raw = F.linear(F.gelu(cells), self.offset_point.weight.flatten(1))  # (..., 3): z, y, x

@@ -6,7 +6,7 @@ The floor that every other adapter must beat.
 import torch
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import ChannelNorm
+from d2st.adapter.nets.conditioning import cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
@@ -21,7 +21,7 @@ class LinearProbe(nn.Module):
     def __init__(self, *, layer: str, channels: int, stats: Stats) -> None:
         super().__init__()
         self.layer, self.embed_dim = layer, channels
-        self.condition = ChannelNorm(*stats[layer])
+        self.condition = cls_norm(stats, layer)
 
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, {}, cls, mask)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import ChannelNorm
+from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
@@ -23,6 +23,7 @@ class MeanPoolMLP(nn.Module):
         super().__init__()
         self.layers, self.embed_dim = layers, width
         self.conditions = nn.ModuleList(ChannelNorm(*stats[layer]) for layer in layers)
+        self.cls_conditions = nn.ModuleList(cls_norm(stats, layer) for layer in layers)
         self.mlp = nn.Sequential(
             nn.LayerNorm(2 * len(layers) * channels),
             nn.Linear(2 * len(layers) * channels, width),
@@ -37,9 +38,9 @@ class MeanPoolMLP(nn.Module):
 
     def _run(self, tokens: dict[str, Tensor], cls: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         parts = []
-        for layer, condition in zip(self.layers, self.conditions, strict=True):
+        for layer, condition, cls_condition in zip(self.layers, self.conditions, self.cls_conditions, strict=True):
             mean = tokens[layer].mean(dim=(2, 3), dtype=condition.scale.dtype)  # standardising commutes with the mean
-            parts += [condition(mean), condition(cls[layer])]  # each (B, T, C)
+            parts += [condition(mean), cls_condition(cls[layer])]  # each (B, T, C)
         frames = self.mlp(torch.cat(parts, dim=-1))  # (B, T, D)
         return frames.mean(dim=1), frames
 

@@ -57,7 +57,7 @@ def build_adapter(
         layers: tapped layers in the order of depth, e.g. ("block_5", "block_11").
         channels: C of the cached features.
         grid: (H, W) of the cached maps.
-        stats: layer -> (mean, std), each (C,), for every tapped layer.
+        stats: layer -> (mean, std), each (C,), of the maps of every tapped layer; `layer + "/cls"` -> those of its CLS token.
         params: the adapter's own parameters.
 
     Raises:
@@ -69,7 +69,7 @@ def build_adapter(
     if not layers or missing:
         raise ConfigError(
             f"adapter {name!r} needs at least one tapped layer and channel statistics for each; missing {missing or 'layers'}",
-            fix=f"Layers with statistics: {', '.join(stats)}",
+            fix=f"Layers with statistics: {', '.join(stats) or 'none, for the cache has no training split'}",
         )
     for layer in layers:
         if torch.as_tensor(stats[layer][0]).shape != (channels,):

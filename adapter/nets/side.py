@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import ChannelNorm
+from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.pooling import FramePool, TokenPool
 from d2st.adapter.nets.spec import Stats
@@ -50,6 +50,7 @@ class SideNetwork(nn.Module):
         super().__init__()
         self.layers, self.embed_dim = layers, width
         self.conditions = nn.ModuleList(ChannelNorm(*stats[layer]) for layer in layers)
+        self.cls_conditions = nn.ModuleList(cls_norm(stats, layer) for layer in layers)
         # no affine in this LayerNorm: the projection that follows would absorb it
         self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
         self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
@@ -78,9 +79,10 @@ class SideNetwork(nn.Module):
         return self.frame_pool(frames), frames
 
     def _read(self, index: int, patches: Tensor, cls: Tensor) -> Tensor:
-        condition, project = self.conditions[index], self.projections[index]
-        parts = [cls.unsqueeze(2), patches.flatten(2, 3)]  # (B, T, 1, C), (B, T, H*W, C)
-        return torch.cat([project(F.layer_norm(condition(part), part.shape[-1:])) for part in parts], dim=2)
+        project = self.projections[index]
+        cls, patches = self.cls_conditions[index](cls).unsqueeze(2), self.conditions[index](patches).flatten(2, 3)
+        # (B, T, 1, C), (B, T, H*W, C); projected apart, because joining them at full width would copy the maps
+        return torch.cat([project(F.layer_norm(part, part.shape[-1:])) for part in (cls, patches)], dim=2)
 
 
 def time_embedding(frames: int, channels: int, *, device: torch.device | None = None) -> Tensor:

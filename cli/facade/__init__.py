@@ -1,7 +1,19 @@
 """d2st: frozen-CLIP feature caches and lightweight spatio-temporal adapters for deepfake detection."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from d2st.detection import Detector, Prediction
+
+__all__ = ["Detector", "Prediction", "__version__"]
 
 __version__ = version("d2st")
+
+
+def __getattr__(name: str) -> object:  # lazy: the command line imports this package, and must stay instant
+    if name not in ("Detector", "Prediction"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from d2st import detection
+
+    return getattr(detection, name)

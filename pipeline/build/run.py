@@ -78,7 +78,7 @@ def build(
     Args:
         manifest: `pipeline.manifest` rows, paths relative to `root`.
         workers: decoding processes; one a core by default.
-        on_progress: called with (phase, done, total); phase "crops" counts samples, "tokens" counts frames.
+        on_progress: called with (phase, done, total), first with done = 0; phase "crops" counts samples, "tokens" counts frames.
 
     Raises:
         ManifestError: there is nothing to build.
@@ -99,6 +99,7 @@ def build(
         begin = perf_counter()
         missing = plan.filter(~pl.col("shard").is_in(list(crops.committed()))).height
         done = Counter[str]()
+        on_progress("crops", 0, missing)
 
         def on_sample(reason: str | None, frames: int) -> None:
             done["samples"] += 1
@@ -113,6 +114,8 @@ def build(
         waiting = (
             crops.rows().join(plan, on="sample_id").filter(~pl.col("shard").is_in(list(tokens.committed())))["frames"].sum()
         )
+
+        on_progress("tokens", 0, waiting)
 
         def on_frames(count: int) -> None:
             done["frames"] += count
