@@ -2,7 +2,7 @@
 
 Gradients never enter CLIP. For each tapped layer l, with g_l = sigmoid(gate_l) learned (Sung et al., LST, NeurIPS 2022):
 
-    z_l = W_l LN((x_l - mean_l) / std_l) + b_l          channels C -> width
+    z_l = LN(W_l Z_l (x_l - mean_l) / std_l + b_l)      channels C -> width; Z_l whitens (see `conditioning`)
     s_l = body_l(g_l * s_(l-1) + (1 - g_l) * z_l)       s_0 = body_0(z_0 + time)
 
 The decision that shaped it: the network knows nothing of its bodies. Whatever maps tokens (B, T, 1+H*W, width) to the same shape can
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
+from d2st.adapter.nets.conditioning import WhitenedLinear, cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.pooling import FramePool, TokenPool
 from d2st.adapter.nets.spec import Stats
@@ -49,16 +49,20 @@ class SideNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.embed_dim = layers, width
-        self.conditions = nn.ModuleList(ChannelNorm(*stats[layer]) for layer in layers)
+        self.reads = nn.ModuleList(WhitenedLinear(*stats[layer], width) for layer in layers)
         self.cls_conditions = nn.ModuleList(cls_norm(stats, layer) for layer in layers)
-        # no affine in this LayerNorm: the projection that follows would absorb it
-        self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
+        self.cls_reads = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
         self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
         self.time_scale = nn.Parameter(torch.zeros(width))
         self.bodies = nn.ModuleList(nn.ModuleList(make_body() for _ in range(depth)) for _ in layers)
         self.norm = nn.LayerNorm(width)
         self.token_pool = TokenPool(width, width)
         self.frame_pool = FramePool(width)
+
+    @property
+    def whitened(self) -> dict[str, WhitenedLinear]:
+        """What a trainer whitens before its first step (`train.whiten`), by layer."""
+        return dict(zip(self.layers, self.reads, strict=True))
 
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, tokens, cls, mask)
@@ -79,10 +83,10 @@ class SideNetwork(nn.Module):
         return self.frame_pool(frames), frames
 
     def _read(self, index: int, patches: Tensor, cls: Tensor) -> Tensor:
-        project = self.projections[index]
-        cls, patches = self.cls_conditions[index](cls).unsqueeze(2), self.conditions[index](patches).flatten(2, 3)
-        # (B, T, 1, C), (B, T, H*W, C); projected apart, because joining them at full width would copy the maps
-        return torch.cat([project(F.layer_norm(part, part.shape[-1:])) for part in (cls, patches)], dim=2)
+        vectors = self.cls_reads[index](self.cls_conditions[index](cls))  # (B, T, width)
+        maps = self.reads[index](patches).flatten(2, 3)  # (B, T, H*W, width)
+        # joined only here, where they are narrow
+        return torch.cat([F.layer_norm(vectors, vectors.shape[-1:]).unsqueeze(2).to(maps.dtype), maps], dim=2)
 
 
 def time_embedding(frames: int, channels: int, *, device: torch.device | None = None) -> Tensor:

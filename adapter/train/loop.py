@@ -37,10 +37,10 @@ class BatchSource(Protocol):
 
 @dataclass
 class Progress:
-    """How far a stage is. `epoch` epochs and `step` steps of the next one are done."""
+    """How far a stage is."""
 
-    epoch: int = 0
-    step: int = 0
+    epoch: int = 0  # epochs done
+    step: int = 0  # steps of the next epoch done
     best_epoch: int = 0  # counted from 1; 0 means none yet
     best_value: float | None = None
     best_loss: float | None = None  # of the validation split, at the best epoch
@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of a running stage. `stats` as `jitter_channels` takes them."""
+    """The parts of a running stage; `stats` as `jitter_channels` takes them."""
 
     recipe: Recipe
     detector: nn.Module
@@ -178,8 +178,7 @@ def _losses(
 
 
 def _clips(trainer: Trainer, batch: Batch, rng: np.random.Generator, *, keep: bool = False) -> Clips:
-    augment = trainer.recipe.augment
-    tokens, cls = batch.tokens, batch.cls
+    augment, tokens, cls = trainer.recipe.augment, batch.tokens, batch.cls
     if augment.brightness or augment.contrast:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         tokens, cls = jitter_channels(

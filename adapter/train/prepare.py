@@ -14,6 +14,7 @@ from d2st.adapter.train.optim import Ema, make_optimizer, unmatched_rates
 from d2st.adapter.train.recipe import Recipe
 from d2st.adapter.train.seeds import seed_everything
 from d2st.adapter.train.select import Selection, to_rows
+from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Store, TokenLoader
 from d2st.cache.errors import ConfigError, RunError
 
@@ -40,11 +41,11 @@ def describe(store: Store, recipe: Recipe, *, clip_frames: int) -> dict[str, Any
     missing = [] if wanted == "all" else [layer for layer in wanted if layer not in cached]
     if missing:
         raise ConfigError(f"the cache has no layer {', '.join(missing)}", fix=f"It has {', '.join(cached)}; set adapter.layers")
-    adapter_params(recipe.adapter.name, recipe.adapter.params)
+    params = adapter_params(recipe.adapter.name, recipe.adapter.params)
     return {
         "stage": recipe.stage,
         "adapter": recipe.adapter.name,
-        "adapter_params": recipe.adapter.params,
+        "adapter_params": params.model_dump(),  # defaults spelt out: a later version may have others
         "layers": [layer for layer in cached if wanted == "all" or layer in wanted],
         "channels": store.tokens.channels,
         "grid": list(store.tokens.grid),
@@ -84,14 +85,20 @@ def make_trainer(
                 "message": f"adapter {recipe.adapter.name} has no parameter with {part!r} in its name (optim.rates)",
             }
         )
+    source = TokenLoader(store, meta["layers"], device=device, maps=detector.adapter.needs_maps)
+    rows = to_rows(selection.train)
+    if init is None:
+        fit_whitening(detector.adapter, source, rows, seed=recipe.seed)
     trainer = Trainer(
         recipe=recipe,
         detector=detector,
         optimizer=make_optimizer(detector, lr=optim.lr, weight_decay=optim.weight_decay, rates=optim.rates),
         ema=Ema(detector, decay=optim.ema) if optim.ema else None,
-        source=TokenLoader(store, meta["layers"], device=device, maps=detector.adapter.needs_maps),
-        rows=to_rows(selection.train),
-        stats={name: (torch.from_numpy(mean), torch.from_numpy(std)) for name, (mean, std) in stats.items()},
+        source=source,
+        rows=rows,
+        stats={
+            name: (torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)) for name, (mean, std) in stats.items()
+        },
         clip_frames=meta["clip_frames"],
         device=torch.device(device),
     )
@@ -101,11 +108,11 @@ def make_trainer(
 def start_from(detector: nn.Module, path: Path, meta: Mapping[str, Any], on_event: Event) -> str:
     """Load the weights of an earlier stage, head included; returns its name for the records. Raises RunError where they don't fit."""
     there = checkpoint.read_meta(path)
-    for key in ("adapter", "layers", "channels"):
+    for key in ("adapter", "adapter_params", "layers", "channels"):
         if there.get(key) != meta[key]:
             raise RunError(
                 f"{path} has {key} {there.get(key)!r}, this stage has {meta[key]!r}",
-                fix="Use the same adapter and layers in every stage, name another --init, or --init none",
+                fix="Use the same adapter, layers and parameters in every stage, name another --init, or --init none",
             )
     checkpoint.load_weights(detector, path)
     name = "/".join(path.parts[-3:-1]) if path.name == checkpoint.BEST else path.name  # never an absolute path

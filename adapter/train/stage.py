@@ -109,27 +109,31 @@ def train_stage(
         "stage": recipe.stage,
         "adapter": recipe.adapter.name,
         "metric": metric,
-        "epochs": recipe.optim.epochs,
         "train_samples": selection.train.height,
         "val_samples": selection.val.height,
         "parameters": sum(p.numel() for p in trainer.detector.parameters() if p.requires_grad),
         "init": init,
     }
     RunLog(run_dir).say(", ".join(f"{key} {value}" for key, value in facts.items()))
-    on_event({"event": "start", **facts, "steps": steps, "done_epochs": progress.epoch, "done_steps": progress.step})
+    planned = {"steps": steps, "epochs": recipe.optim.epochs, "done_epochs": progress.epoch, "done_steps": progress.step}
+    on_event({"event": "start", **facts, **planned})
     ended = fit(trainer, progress, val=selection.val, metric=metric, keeper=keeper, on_event=on_event, steps=steps)
+    labels = {"fingerprint": sources["cache"], "shuffled_labels": data.shuffle_labels}
+    result = _finish(run_dir, {**facts, **labels, "ended": ended}, progress)
+    on_event({"event": "end", **{key: value for key, value in asdict(result).items() if key != "best"}})
+    return result
+
+
+def _finish(run_dir: Path, facts: Mapping[str, Any], progress: Progress) -> StageResult:
+    """Write the result, which marks a stage as finished."""
     outcome = {
         "value": progress.best_value,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
-        "ended": ended,
         "seconds": progress.seconds,
     }
-    extra = {"fingerprint": sources["cache"], "shuffled_labels": data.shuffle_labels, **rundir.finished_now()}
-    rundir.write_json(run_dir / rundir.RESULT, {**facts, **outcome, **extra})
-    result = _read_result(run_dir)
-    on_event({"event": "end", **{key: value for key, value in asdict(result).items() if key != "best"}})
-    return result
+    rundir.write_json(run_dir / rundir.RESULT, {**facts, **outcome, **rundir.finished_now()})
+    return _read_result(run_dir)
 
 
 def _read_result(run_dir: Path) -> StageResult:

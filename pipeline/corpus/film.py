@@ -122,15 +122,28 @@ def _talk(canvas: np.ndarray, head: LitHead, opening: float, pucker: float) -> n
     lips = np.sqrt(np.clip(1 - (u / head.mouth_half_width) ** 2, 0, 1))
     jaw = np.exp(-((u / 0.62) ** 2))
     near = np.exp(-np.abs(v) / 0.10)
-    drop = (lips * near + jaw * (1 - near)) * np.exp(-((v / 0.55) ** 2)) * smoothstep(0.74, 0.5, v) * smoothstep(0.82, 0.6, np.abs(u))
+    drop = (
+        (lips * near + jaw * (1 - near))
+        * np.exp(-((v / 0.55) ** 2))
+        * smoothstep(0.74, 0.5, v)
+        * smoothstep(0.82, 0.6, np.abs(u))
+    )
     pull = np.where(v > 0, 0.8 * drop, -0.18 * lips * np.exp(-((v / 0.1) ** 2))) * np.float32(opening * UNIT_PX)
     squeeze = pucker * UNIT_PX * u * np.exp(-((u / 0.42) ** 2) - (v / 0.2) ** 2)
     map_x, map_y = _CANVAS_X[rows, columns] + squeeze, _CANVAS_Y[rows, columns] - pull
     patch = cv2.remap(canvas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR).astype(np.float32)
     if opening > 0.004:
         upper, lower = -0.18 * opening * lips, 0.8 * opening * lips
-        inside = smoothstep(-0.008, 0.008, v - upper) * smoothstep(-0.008, 0.008, lower - v) * smoothstep(0.98, 0.9, np.abs(u) / head.mouth_half_width)
-        teeth = smoothstep(0.0, 0.015, v - upper) * smoothstep(0.055, 0.04, v - upper) * smoothstep(0.75, 0.6, np.abs(u) / head.mouth_half_width)
+        inside = (
+            smoothstep(-0.008, 0.008, v - upper)
+            * smoothstep(-0.008, 0.008, lower - v)
+            * smoothstep(0.98, 0.9, np.abs(u) / head.mouth_half_width)
+        )
+        teeth = (
+            smoothstep(0.0, 0.015, v - upper)
+            * smoothstep(0.055, 0.04, v - upper)
+            * smoothstep(0.75, 0.6, np.abs(u) / head.mouth_half_width)
+        )
         flesh = np.array((58, 20, 22), np.float32) + teeth[..., None] * np.array((128, 150, 138), np.float32)
         patch[..., :3] += (flesh - patch[..., :3]) * inside[..., None]
     canvas[rows, columns] = np.clip(patch + 0.5, 0, 255).astype(np.uint8)

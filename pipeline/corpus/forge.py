@@ -53,7 +53,8 @@ def _swap(footage: Footage, rng: np.random.Generator, edge: Edge, donor: Head) -
     lit = light_head(donor, replace(footage.lamp, direction=tuple(map(float, turn))))
     camera = _generator_camera(footage, rng, strength.GENERATOR_BLUR_PX)
     regions = [
-        expose(pose_head(lit, footage.act, t, maps)[..., :3].astype(np.float32), camera, rng) for t, maps in enumerate(footage.maps)
+        expose(pose_head(lit, footage.act, t, maps)[..., :3].astype(np.float32), camera, rng)
+        for t, maps in enumerate(footage.maps)
     ]
     inside = edge.masks[0] > 0.5
     wanted, given = footage.frames[0][inside].astype(np.float32), regions[0][inside].astype(np.float32)
@@ -144,7 +145,7 @@ def _mouth(footage: Footage, rng: np.random.Generator) -> np.ndarray:
 def _soft(radius2: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mask = smoothstep(1.03, 0.97, radius2).astype(np.float32)
     mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(*strength.MASK_SOFTNESS))
-    return np.where(mask < 0.004, 0, mask).astype(np.float32)
+    return np.where(mask < 0.004, 0, np.minimum(mask, 1)).astype(np.float32)  # filters overshoot 1 by rounding
 
 
 def _ride(region: np.ndarray, footage: Footage, seam: float) -> Edge:
@@ -160,8 +161,9 @@ def _ride(region: np.ndarray, footage: Footage, seam: float) -> Edge:
 
 def _blend(frames: list[np.ndarray], regions: list[np.ndarray], edge: Edge) -> Forged:
     blended, touched = [], []
+    hue = np.array(strength.SEAM_HUE, np.float32)
     for frame, region, mask, halo in zip(frames, regions, edge.masks, edge.overshoot, strict=True):
-        mixed = frame + (region - frame.astype(np.float32)) * mask[..., None] + halo[..., None]
+        mixed = frame + (region - frame.astype(np.float32)) * mask[..., None] + halo[..., None] * hue
         blended.append(np.clip(mixed + np.float32(0.5), 0, 255).astype(np.uint8))
         touched.append(np.maximum(mask, (halo != 0) * np.float32(0.25)))
     return blended, touched

@@ -57,7 +57,9 @@ def add_beard(albedo: np.ndarray, traits: Traits, rng: np.random.Generator) -> n
     mouth = traits.mouth_v
     lips = blob(0, mouth + 0.01, traits.mouth_half_width * 0.95, 0.075)
     lip_gap = smoothstep(0.62, 0.3, lips)
-    lower = smoothstep(mouth - 0.26, mouth + 0.02, V + 0.22 * np.abs(U) - 0.1) * smoothstep(0.16, 0.3, np.abs(U) + (V - mouth + 0.30))
+    lower = smoothstep(mouth - 0.26, mouth + 0.02, V + 0.22 * np.abs(U) - 0.1) * smoothstep(
+        0.16, 0.3, np.abs(U) + (V - mouth + 0.30)
+    )
     upper = np.exp(-(((V - mouth + 0.125) / 0.055) ** 2)) * smoothstep(0.34, 0.22, np.abs(U))
     area = {"stubble": np.maximum(lower, upper), "full": np.maximum(lower, upper), "moustache": upper}[traits.beard]
     density = {"stubble": 0.24, "full": 0.66, "moustache": 0.6}[traits.beard]
@@ -80,6 +82,8 @@ def add_glasses(albedo: np.ndarray, traits: Traits) -> np.ndarray:
         frame = np.maximum(frame, stroke(rim, 0.028, closed=True))
         temple = [(side * (traits.eye_gap + 0.235), v - 0.03), (side * (traits.half_width + 0.03), v - 0.05)]
         frame = np.maximum(frame, stroke(temple, 0.025))
-    frame = np.maximum(frame, stroke([(-traits.eye_gap + 0.235, v - 0.03), (0, v - 0.05), (traits.eye_gap - 0.235, v - 0.03)], 0.025))
+    frame = np.maximum(
+        frame, stroke([(-traits.eye_gap + 0.235, v - 0.03), (0, v - 0.05), (traits.eye_gap - 0.235, v - 0.03)], 0.025)
+    )
     lens = 0.07 * smoothstep(1.05, 0.95, np.hypot((np.abs(U) - traits.eye_gap) / 0.235, (V - v) / 0.185))
     return over(over(albedo, (226, 236, 242), lens), (44, 38, 36), 0.85 * frame)

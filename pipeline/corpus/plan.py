@@ -11,7 +11,16 @@ import numpy as np
 
 from d2st.cache.errors import ConfigError
 
-__all__ = ["CORPUS_VERSION", "IMAGE_METHODS", "SEEN_METHODS", "SPLITS", "UNSEEN_METHODS", "VIDEO_METHODS", "Sample", "plan_corpus"]
+__all__ = [
+    "CORPUS_VERSION",
+    "IMAGE_METHODS",
+    "SEEN_METHODS",
+    "SPLITS",
+    "UNSEEN_METHODS",
+    "VIDEO_METHODS",
+    "Sample",
+    "plan_corpus",
+]
 
 CORPUS_VERSION = 1
 SPLITS = ("train", "val", "test")

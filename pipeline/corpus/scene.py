@@ -12,7 +12,17 @@ import numpy as np
 
 from d2st.pipeline.corpus.traits import Rgb, Traits
 
-__all__ = ["BODY_UNIT_PX", "FRAME_PX", "Camera", "Lamp", "draw_backdrop", "draw_camera", "draw_lamp", "draw_shoulders", "expose"]
+__all__ = [
+    "BODY_UNIT_PX",
+    "FRAME_PX",
+    "Camera",
+    "Lamp",
+    "draw_backdrop",
+    "draw_camera",
+    "draw_lamp",
+    "draw_shoulders",
+    "expose",
+]
 
 FRAME_PX = 256
 BODY_UNIT_PX = 75.0  # px a face unit on the drawing of the shoulders
@@ -93,7 +103,9 @@ def draw_shoulders(traits: Traits, lamp: Lamp, rng: np.random.Generator) -> np.n
     tilt = lamp.direction[0]
 
     neck = np.clip(0.5 + (0.46 - np.abs(x)) * 33, 0, 1) * (y > 0.2)
-    round_neck = (lamp.ambient + lamp.strength * np.clip(np.sqrt(np.clip(1 - (x / 0.5) ** 2, 0, 1)) * 0.8 + tilt * x, 0, 1)) * 0.8
+    round_neck = (
+        lamp.ambient + lamp.strength * np.clip(np.sqrt(np.clip(1 - (x / 0.5) ** 2, 0, 1)) * 0.8 + tilt * x, 0, 1)
+    ) * 0.8
     chin_shadow = 1 - 0.5 * np.exp(-(((y - 0.95 - 0.25 * tilt * x) / 0.3) ** 2))
     skin = np.array(traits.skin, np.float32) * (round_neck * chin_shadow)[..., None]
 

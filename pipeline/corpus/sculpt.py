@@ -86,9 +86,13 @@ def _relief(traits: Traits) -> np.ndarray:
     z -= 0.115 * blob(traits.eye_gap - 0.03, eye_v - 0.015, 0.19, 0.115, mirrored=True)
     z += 0.055 * blob(traits.eye_gap, eye_v, 0.105, 0.065, mirrored=True)
     ramp = smoothstep(eye_v - 0.2, base_v - 0.05, V) * smoothstep(base_v + 0.05, base_v - 0.06, V)
-    z += traits.nose_height * np.exp(-((U / (0.075 + 0.35 * traits.nose_width * ramp)) ** 2)) * (0.25 + 0.75 * ramp) * smoothstep(
-        base_v + 0.05, base_v - 0.05, V
-    ) * smoothstep(eye_v - 0.28, eye_v - 0.08, V)
+    z += (
+        traits.nose_height
+        * np.exp(-((U / (0.075 + 0.35 * traits.nose_width * ramp)) ** 2))
+        * (0.25 + 0.75 * ramp)
+        * smoothstep(base_v + 0.05, base_v - 0.05, V)
+        * smoothstep(eye_v - 0.28, eye_v - 0.08, V)
+    )
     z += 0.45 * traits.nose_height * blob(0, base_v - 0.06, 0.1, 0.085)
     z += 0.07 * blob(traits.nose_width, base_v - 0.035, 0.06, 0.06, mirrored=True)
     z += traits.cheekbones * blob(0.44, eye_v + 0.32, 0.2, 0.16, mirrored=True)
@@ -99,7 +103,12 @@ def _relief(traits: Traits) -> np.ndarray:
     z -= 0.035 * blob(0, mouth_v + 0.165, 0.18, 0.05)
     z += 0.07 * blob(0, 0.92, 0.17, 0.1)
     fold = np.abs(U) - (traits.nose_width + 0.06 + 0.55 * (V - base_v + 0.05))
-    z -= 0.022 * np.exp(-((fold / 0.035) ** 2)) * smoothstep(base_v - 0.1, base_v, V) * smoothstep(mouth_v + 0.1, mouth_v - 0.02, V)
+    z -= (
+        0.022
+        * np.exp(-((fold / 0.035) ** 2))
+        * smoothstep(base_v - 0.1, base_v, V)
+        * smoothstep(mouth_v + 0.1, mouth_v - 0.02, V)
+    )
     return z
 
 
@@ -111,13 +120,21 @@ def _skin(traits: Traits, rng: np.random.Generator) -> np.ndarray:
     albedo = tone[..., None] * np.array(traits.skin, np.float32)
     flush = 0.22 * blob(0.42, eye_v + 0.40, 0.22, 0.18, mirrored=True) + 0.2 * blob(0, base_v - 0.05, 0.12, 0.1)
     albedo = over(albedo, np.array(traits.skin, np.float32) * (1.0, 0.72, 0.70), flush)
-    albedo = over(albedo, np.array(traits.skin, np.float32) * (0.62, 0.52, 0.52), 0.42 * blob(traits.eye_gap, eye_v + 0.005, 0.2, 0.10, mirrored=True))
+    albedo = over(
+        albedo,
+        np.array(traits.skin, np.float32) * (0.62, 0.52, 0.52),
+        0.42 * blob(traits.eye_gap, eye_v + 0.005, 0.2, 0.10, mirrored=True),
+    )
     spots = smoothstep(1.6, 2.4, grain(rng, 1.6, 1.6)) * blob(0, eye_v + 0.3, 0.55, 0.3)
     albedo = over(albedo, np.array(traits.skin, np.float32) * (0.7, 0.55, 0.45), 0.6 * traits.freckles * spots)
     half = traits.mouth_half_width
     curve = V - mouth_v + 0.05 * (U / half) ** 2 * 0.4
     bow = 0.075 * full * (1 - (U / half) ** 2) - 0.022 * full * np.exp(-((U / 0.05) ** 2))
-    lips = np.where(curve < 0, smoothstep(-bow - 0.012, -bow + 0.012, curve), smoothstep(0.1 * full * (1 - (U / half) ** 2) + 0.012, 0.1 * full * (1 - (U / half) ** 2) - 0.012, curve))
+    lips = np.where(
+        curve < 0,
+        smoothstep(-bow - 0.012, -bow + 0.012, curve),
+        smoothstep(0.1 * full * (1 - (U / half) ** 2) + 0.012, 0.1 * full * (1 - (U / half) ** 2) - 0.012, curve),
+    )
     lips = lips * smoothstep(half, half * 0.93, np.abs(U)) * (1 + 0.10 * grain(rng, 1.2, 3))
     albedo = over(albedo, traits.lips, np.clip(0.85 * lips, 0, 1))
     seam = np.exp(-((curve / 0.014) ** 2)) * smoothstep(half * 1.06, half * 0.9, np.abs(U))

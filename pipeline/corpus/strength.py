@@ -15,6 +15,7 @@ __all__ = [
     "LIPSYNC_BLUR_PX",
     "LIPSYNC_COLOUR",
     "MASK_SOFTNESS",
+    "SEAM_HUE",
     "SEAM_LEVELS",
     "SEAM_WIDTH",
     "SMOOTH_LEVELS",
@@ -33,10 +34,17 @@ GENERATOR_BLUR_PX = (0.6, 1.1)
 GENERATOR_NOISE = (0.0, 0.4)  # of the camera's noise
 MASK_SOFTNESS = (1.5, 5.0)  # sigma of the blending edge, canvas px
 
-# overshoot of the blend (Mach bands, as Laplacian and Poisson blending leave them): brighter just inside the edge, darker
-# just outside, so that the mean level stays; levels at the peak
-SEAM_LEVELS = {"swap": (10.0, 22.0), "flicker": (5.0, 12.0), "lipsync": (10.0, 22.0), "upsample": (6.0, 14.0), "smooth": (6.0, 14.0)}
-SEAM_WIDTH = 7.0  # sigma, canvas px
+# overshoot of the blend (as Laplacian and Poisson blending leave it): brighter just inside the edge, darker just outside, so
+# that the mean level stays; levels at the peak, and each channel's share of them
+SEAM_LEVELS = {
+    "swap": (15.0, 25.0),
+    "flicker": (9.0, 15.0),
+    "lipsync": (16.0, 27.0),
+    "upsample": (9.0, 16.0),
+    "smooth": (9.0, 16.0),
+}
+SEAM_HUE = (1.3, 0.6, 1.1)  # red, green, blue: blending in another colour space leaves a tint too
+SEAM_WIDTH = 13.0  # sigma, canvas px
 
 # swap: the inner face of another identity
 SWAP_COLOUR = 7.0  # deviation of what colour matching leaves, a channel
@@ -47,11 +55,11 @@ SWAP_LAMP = 0.25  # how far the donor's light may turn away
 FLICKER_SHIFT_PX = (0.8, 1.6)
 FLICKER_ROLL_DEG = (0.4, 0.9)
 FLICKER_SCALE = (0.006, 0.014)
-FLICKER_GAIN = (0.02, 0.05)
+FLICKER_GAIN = (0.04, 0.08)
 
 # lipsync: the mouth re-rendered to another speech signal
-LIPSYNC_BLUR_PX = (0.8, 1.5)
-LIPSYNC_COLOUR = 5.0
+LIPSYNC_BLUR_PX = (1.0, 1.8)
+LIPSYNC_COLOUR = 7.0
 
 # upsample (test only): the inner face from a small grid of cells
 UPSAMPLE_CELLS = (100, 128)  # over the canvas (320 px), so a cell is about 2 to 2.5 px of the picture

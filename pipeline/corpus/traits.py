@@ -13,8 +13,24 @@ __all__ = ["Rgb", "Traits", "draw_traits"]
 Rgb = tuple[float, float, float]
 
 # sRGB, 0..255: from very light to very dark skin, and the common colours of hair and iris
-_SKINS: tuple[Rgb, ...] = ((232, 198, 176), (222, 182, 154), (212, 168, 136), (190, 144, 110), (160, 114, 84), (128, 88, 64), (104, 70, 52))
-_HAIRS: tuple[Rgb, ...] = ((30, 25, 23), (52, 36, 28), (84, 57, 38), (126, 88, 54), (178, 140, 88), (122, 60, 38), (142, 140, 138))
+_SKINS: tuple[Rgb, ...] = (
+    (232, 198, 176),
+    (222, 182, 154),
+    (212, 168, 136),
+    (190, 144, 110),
+    (160, 114, 84),
+    (128, 88, 64),
+    (104, 70, 52),
+)
+_HAIRS: tuple[Rgb, ...] = (
+    (30, 25, 23),
+    (52, 36, 28),
+    (84, 57, 38),
+    (126, 88, 54),
+    (178, 140, 88),
+    (122, 60, 38),
+    (142, 140, 138),
+)
 _IRISES: tuple[Rgb, ...] = ((70, 46, 30), (92, 64, 38), (84, 104, 70), (86, 116, 142), (58, 42, 32))
 _STYLES = ("short", "short", "fringe", "fringe", "side", "side", "long", "long", "long", "bald")
 _BEARDS = ("none", "none", "none", "stubble", "full", "moustache")

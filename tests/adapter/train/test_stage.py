@@ -103,6 +103,8 @@ def test_the_newest_matching_stage_is_taken_and_controls_never(store, tmp_path):
     assert go("named", stages=[2], init=str(tmp_path / "old")).init in ("old/stage2", "old/stage1")
     assert go("scratch", stages=[2], init="none").init is None
     assert go("probe2", stages=[2], adapter="linear_probe", small=SMALL[1:]).init == "probe/stage1"
+    with pytest.raises(RunError, match="'width': 16"):
+        go("wider", stages=[2], small=["adapter.params.width=24", *SMALL[1:]])
     with pytest.raises(RunError, match="adapter 'linear_probe'"):
         go("mixed", stages=[2], init=str(tmp_path / "probe"))
 
