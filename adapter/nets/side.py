@@ -55,6 +55,8 @@ class SideNetwork(nn.Module):
         self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
         self.time_scale = nn.Parameter(torch.zeros(width))
         self.bodies = nn.ModuleList(nn.ModuleList(make_body() for _ in range(depth)) for _ in layers)
+        for body in (body for bodies in self.bodies for body in bodies):
+            body.up.reset_parameters()  # identity at the start protects a pretrained stream; here there is none, and it only delays
         self.norm = nn.LayerNorm(width)
         self.token_pool = TokenPool(width, width)
         self.frame_pool = FramePool(width)
