@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-BACKBONE, PRETRAINED, LAYERS, FRAMES = "d2st-demo", "random:0", "1,4", 12
+BACKBONE, PRETRAINED, LAYERS, FRAMES = "d2st-demo", "random:0", "0,5", 12
 IDENTITY = r"id(\d+)"
 RUN, PROBE, CONTROL = "demo", "linear-probe", "shuffled-labels"
-# recipes of the field's sizes are too long for a demo on two cores
+# the recipes are meant for a thousand times as many samples: this few want more epochs at a higher rate
 OVERRIDES = (
-    "stage1.optim.epochs=10",
-    "stage2.optim.epochs=10",
-    "stage3.optim.epochs=5",
+    "stage1.optim.epochs=25",
+    "stage1.optim.lr=3e-3",
+    "stage1.optim.patience=25",
+    "stage2.optim.epochs=12",
+    "stage2.optim.lr=2e-3",
+    "stage2.optim.batch_size=8",
+    "stage2.optim.patience=12",
+    "stage3.optim.epochs=4",
+    "stage3.optim.lr=5e-4",
+    "stage3.optim.batch_size=8",
 )
 
 HELP = """Make synthetic talking faces, cache them, train all three stages, and report honest scores. Takes minutes on a laptop.
@@ -187,7 +194,7 @@ def _train(folder: Path, store: "Store", seed: int, device: str, console: "Conso
         markup=False,
         soft_wrap=True,
     )
-    control = ("data.shuffle_labels=true", "optim.epochs=4")
+    control = ("data.shuffle_labels=true", "optim.epochs=4", "optim.batch_size=8")
     with show_training() as on_event:
         run_training(store, stages=(2,), name=CONTROL, init="none", overrides=control, on_event=on_event, **common)
     seconds["controls"] = perf_counter() - begin

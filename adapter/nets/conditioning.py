@@ -82,3 +82,20 @@ class WhitenedLinear(nn.Module):
             bias = self.project.bias + weight @ self.channel_norm.shift
             z = F.linear(x.to(weight.dtype), weight * self.channel_norm.scale, bias)
             return F.layer_norm(z, z.shape[-1:])
+
+    def motion(self, x: Tensor, project: nn.Linear) -> Tensor:
+        """How much each patch changes from frame to frame, for x (B,T,H,W,C): e (B,T,H,W,width'), 0 where T = 1.
+
+            d_t = W' Z (x_t - x_(t-1)) / std,   e_t = the mean of |d_t| and |d_(t+1)|, or the one of them that exists
+
+        Args:
+            project: W', from C to width' channels.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            weight = project.weight @ self.whitening * self.channel_norm.scale
+            z = F.linear(x.to(weight.dtype), weight)  # (B, T, H, W, width')
+            if z.shape[1] == 1:
+                return torch.zeros_like(z)
+            change = z.diff(dim=1).abs()  # (B, T-1, H, W, width')
+            before, after = torch.cat((change[:, :1], change), dim=1), torch.cat((change, change[:, -1:]), dim=1)
+            return (before + after) / 2

@@ -52,6 +52,10 @@ class SideNetwork(nn.Module):
         self.reads = nn.ModuleList(WhitenedLinear(*stats[layer], width) for layer in layers)
         self.cls_conditions = nn.ModuleList(cls_norm(stats, layer) for layer in layers)
         self.cls_reads = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
+        self.motion_reads = nn.ModuleList(nn.Linear(channels, width, bias=False) for _ in layers)
+        self.motion_joins = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in layers)
+        for join in self.motion_joins:
+            nn.init.zeros_(join.weight)
         self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
         self.time_scale = nn.Parameter(torch.zeros(width))
         self.bodies = nn.ModuleList(nn.ModuleList(make_body() for _ in range(depth)) for _ in layers)
@@ -86,7 +90,8 @@ class SideNetwork(nn.Module):
 
     def _read(self, index: int, patches: Tensor, cls: Tensor) -> Tensor:
         vectors = self.cls_reads[index](self.cls_conditions[index](cls))  # (B, T, width)
-        maps = self.reads[index](patches).flatten(2, 3)  # (B, T, H*W, width)
+        motion = self.reads[index].motion(patches, self.motion_reads[index])  # (B, T, H, W, width)
+        maps = (self.reads[index](patches) + self.motion_joins[index](motion)).flatten(2, 3)  # (B, T, H*W, width)
         # joined only here, where they are narrow
         return torch.cat([F.layer_norm(vectors, vectors.shape[-1:]).unsqueeze(2).to(maps.dtype), maps], dim=2)
 

@@ -36,13 +36,12 @@ MASK_SOFTNESS = (1.5, 5.0)  # sigma of the blending edge, canvas px
 
 # overshoot of the blend (as Laplacian and Poisson blending leave it): brighter just inside the edge, darker just outside, so
 # that the mean level stays; levels at the peak, and each channel's share of them
-# (Tuned by the owner at 05:43 with the real adapter, whose features are whitened now: leave these values, finish the tests, report.)
 SEAM_LEVELS = {
-    "swap": (4.0, 8.0),
-    "flicker": (0.0, 1.0),
-    "lipsync": (4.0, 8.0),
-    "upsample": (3.0, 6.0),
-    "smooth": (3.0, 6.0),
+    "swap": (7.0, 12.0),
+    "flicker": (0.0, 2.0),  # next to nothing: this one is for clips to find
+    "lipsync": (6.0, 10.0),
+    "upsample": (5.0, 9.0),
+    "smooth": (6.0, 11.0),
 }
 SEAM_HUE = (1.3, 0.6, 1.1)  # red, green, blue: blending in another colour space leaves a tint too
 SEAM_WIDTH = 13.0  # sigma, canvas px
