@@ -37,11 +37,11 @@ MASK_SOFTNESS = (1.5, 5.0)  # sigma of the blending edge, canvas px
 # overshoot of the blend (as Laplacian and Poisson blending leave it): brighter just inside the edge, darker just outside, so
 # that the mean level stays; levels at the peak, and each channel's share of them
 SEAM_LEVELS = {
-    "swap": (7.0, 12.0),
+    "swap": (10.0, 16.0),
     "flicker": (0.0, 2.0),  # next to nothing: this one is for clips to find
-    "lipsync": (6.0, 10.0),
-    "upsample": (5.0, 9.0),
-    "smooth": (6.0, 11.0),
+    "lipsync": (9.0, 14.0),
+    "upsample": (7.0, 12.0),
+    "smooth": (9.0, 15.0),
 }
 SEAM_HUE = (1.3, 0.6, 1.1)  # red, green, blue: blending in another colour space leaves a tint too
 SEAM_WIDTH = 13.0  # sigma, canvas px
@@ -55,7 +55,7 @@ SWAP_LAMP = 0.25  # how far the donor's light may turn away
 FLICKER_SHIFT_PX = (0.8, 1.6)
 FLICKER_ROLL_DEG = (0.4, 0.9)
 FLICKER_SCALE = (0.006, 0.014)
-FLICKER_GAIN = (0.04, 0.08)
+FLICKER_GAIN = (0.05, 0.09)
 
 # lipsync: the mouth re-rendered to another speech signal
 LIPSYNC_BLUR_PX = (1.0, 1.8)
