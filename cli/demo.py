@@ -27,12 +27,13 @@ OVERRIDES = (
     "stage1.optim.lr=3e-3",
     "stage1.optim.patience=25",
     "stage2.optim.epochs=12",
-    "stage2.optim.lr=2e-3",
+    "stage2.optim.lr=1e-3",
     "stage2.optim.batch_size=8",
     "stage2.optim.patience=12",
-    "stage3.optim.epochs=4",
+    "stage3.optim.epochs=6",
     "stage3.optim.lr=5e-4",
     "stage3.optim.batch_size=8",
+    "stage3.optim.patience=6",
 )
 
 HELP = """Make synthetic talking faces, cache them, train all three stages, and report honest scores. Takes minutes on a laptop.

@@ -87,7 +87,7 @@ def make_store(folder: Path, layers: list[str], frames: int) -> tuple[Store, flo
             seconds += time.perf_counter() - begin
         np.save(folder / f"{layer}.npy", noise)
     for start in range(0, frames, T):
-        save_file(dict.fromkeys(layers, noise[start:start + T]), folder / "clips" / f"{start}.safetensors")
+        save_file(dict.fromkeys(layers, noise[start : start + T]), folder / "clips" / f"{start}.safetensors")
     for shard in range(shards):
         rows = [[f"s{shard}", shard * SHARD_FRAMES, SHARD_FRAMES, SHARD_FRAMES, None, "", "{}"]]
         level.commit(shard, pl.DataFrame(rows, schema=LEDGER_SCHEMA, orient="row"), {}, {})

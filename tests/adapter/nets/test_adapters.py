@@ -56,6 +56,8 @@ class TestContract:
         assert [tuple(t.shape) for t in out] == [(2,), (2, frames), (2, adapter.embed_dim), (2, frames, adapter.embed_dim)]
         out.clip_logit.sum().backward()  # the clip alone must reach every parameter
         for key, parameter in detector.named_parameters():
+            if frames == 1 and ".motion_" in key:  # a still has none
+                continue
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
 
