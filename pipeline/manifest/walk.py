@@ -13,20 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d2st.cache.errors import ManifestError
+from d2st.pipeline.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
-__all__ = ["IMAGE_EXTENSIONS", "VIDEO_EXTENSIONS", "Folder", "Ignored", "MediaFile", "media_kind", "natural_key", "walk"]
-
-# fmt: off
-IMAGE_EXTENSIONS = frozenset([
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-    ".jp2", ".avif",
-])
-# a GIF is decoded as a video: it may be animated, and a still one is a video of one frame
-VIDEO_EXTENSIONS = frozenset([
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".asf", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp",
-    ".ogv", ".gif",
-])
-# fmt: on
+__all__ = ["Folder", "Ignored", "MediaFile", "media_kind", "natural_key", "walk"]
 
 _DIGITS = re.compile(r"(\d+)")
 

@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 
 from d2st.cache.errors import MediaError
+from d2st.pipeline.extensions import IMAGE_EXTENSIONS
 from d2st.pipeline.media.failure import media_error
 from d2st.pipeline.media.images import load_image
 from d2st.pipeline.media.sampling import sample_indices
 from d2st.pipeline.media.types import Frames, MediaInfo
 
-__all__ = ["FRAME_SUFFIXES", "list_frames", "read_folder"]
+__all__ = ["list_frames", "read_folder"]
 
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm"})
 ASSUMED_FPS = 25.0  # a folder does not know its rate
 
 
@@ -27,7 +27,7 @@ def list_frames(path: str | Path) -> list[str]:
             names = [
                 entry.name
                 for entry in entries
-                if os.path.splitext(entry.name)[1].lower() in FRAME_SUFFIXES
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS
                 and not entry.name.startswith(".")
                 and entry.is_file()
             ]
