@@ -1,7 +1,7 @@
 """The training loader: batches of token maps through a small ring of reused buffers, filled by a few threads.
 
-There are no DataLoader workers, no collation and no cast on the CPU: measured, each of them costs more than reading does (forked workers:
-98-194 clips/s where this reaches 700). Freshly allocated memory is page-faulted in, half of the cost of a read; hence the ring.
+There are no DataLoader workers, no collation and no cast on the CPU: each of them costs more than reading does. Freshly allocated memory is
+page-faulted in, half of the cost of a read; hence the ring.
 """
 
 from collections import deque

@@ -2,7 +2,7 @@
 
 Random clips of 12 frames of ViT-B/16 maps (14x14x768, float16), warm page cache, the same clips in the same order for every reader:
 
-    raw         plain preadv of as many bytes from the same files into one reused buffer: the limit
+    raw         plain preadv of as many bytes from the same files into one reused batch buffer, one thread, nothing checked: the limit
     d2st        TokenLoader, checksums verified
     memmap      one .npy a layer, memory-mapped, a fresh batch each time, as people write it
     safetensors one file a clip
@@ -43,9 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         store, written = make_store(Path(folder), layers, options.frames)
         clips = np.random.default_rng(0).permutation(options.frames // T).reshape(-1, BATCH) * T
+        loader = TokenLoader(store)  # one for all rounds, as a training run has one for all epochs
         readers: dict[str, Callable[[], Iterator[object]]] = {
             "raw": lambda: read_raw(store, layers, clips),
-            "d2st": lambda: read_d2st(store, clips),
+            "d2st": lambda: loader.stream(Request(starts[:, None] + np.arange(T)) for starts in clips),
             "memmap": lambda: read_memmap(Path(folder), layers, clips),
             "safetensors": lambda: read_safetensors(Path(folder), clips),
             "zarr": lambda: read_zarr(store, layers, clips),
@@ -94,22 +95,18 @@ def make_store(folder: Path, layers: list[str], frames: int) -> tuple[Store, flo
     return Store.open(path), noise.nbytes * len(layers) / seconds
 
 
-def read_d2st(store: Store, clips: np.ndarray) -> Iterator[object]:
-    yield from TokenLoader(store).stream(Request(starts[:, None] + np.arange(T)) for starts in clips)
-
-
 def read_raw(store: Store, layers: list[str], clips: np.ndarray) -> Iterator[object]:
     frame = int(np.prod(SHAPE)) * 2
-    buffer = np.empty(T * frame, np.uint8)
+    buffer = np.empty((len(layers), BATCH, T * frame), np.uint8)
     files = {
         (layer, shard): os.open(shard_path(store.tokens.level.path / layer / "maps", shard, frame_dims=3), os.O_RDONLY)
         for layer in layers
         for shard in range(int(clips.max()) // SHARD_FRAMES + 1)
     }
     for starts in clips:
-        for layer in layers:
-            for start in starts:
-                os.preadv(files[layer, start // SHARD_FRAMES], [buffer], int(start % SHARD_FRAMES) * (frame + 4))
+        for i, layer in enumerate(layers):
+            for j, start in enumerate(starts):
+                os.preadv(files[layer, start // SHARD_FRAMES], [buffer[i, j]], int(start % SHARD_FRAMES) * (frame + 4))
         yield buffer
     for descriptor in files.values():
         os.close(descriptor)
