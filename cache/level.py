@@ -74,7 +74,7 @@ def ensure_level(store: Path, name: str, config: dict[str, Any], notes: dict[str
         check_same(
             level.config,
             config,
-            where=f"the {name} of {store}",
+            where=f"the {name} level of {store}",
             fix="Use the same options as before, or another --cache folder",
         )
         return level

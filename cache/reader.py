@@ -1,8 +1,8 @@
 """The direct reader: rows of an array, straight from the shard files into memory that the caller owns.
 
 Each shard's index is parsed once; neighbouring frames that lie next to each other on the disk come with one `preadv`, whose buffers are the
-destination frames with the four checksum bytes between them. No copy, no decoding, every checksum verified. On two cores, warm: 0.76 of a plain
-`preadv` of the same bytes, where zarr-python reaches 0.07 (`tests/bench/cache.py`).
+destination frames with the four checksum bytes between them. No copy, no decoding, every checksum verified. On two cores, warm: 0.76 of
+plain `preadv` of these bytes, where zarr-python reaches 0.07 (`tests/bench/cache.py`).
 """
 
 import os

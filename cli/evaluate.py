@@ -35,7 +35,11 @@ def evaluate(
     ] = None,
     split: Annotated[Split, typer.Option(help="Which samples to score.")] = Split.test,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write.  [default: the stage's folder, eval-SPLIT]")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to write.  [default: the stage's folder, eval-SPLIT, or eval-SPLIT-CACHE for another cache]",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout.")] = False,
@@ -65,7 +69,7 @@ def evaluate(
     stores = [Store.open(path) for path in cache or [_training_cache(checkpoint)]]
     for store in stores:
         check_store(store, config=meta["config"], layers=meta["layers"])
-    out = out or checkpoint.parent / f"eval-{split.value}"
+    out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
     with phases({"samples": ("score", "samples")}, quiet=as_json) as on_progress:
         summary = evaluate_run(
             detector,
@@ -160,6 +164,18 @@ def _trained_on(checkpoint: Path, *, stage: int) -> set[str]:
     records = [checkpoint.parent.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
     found = [pl.read_parquet(path).filter(pl.col("split") == "train")["sample_id"] for path in records if path.is_file()]
     return set().union(*found)
+
+
+def _suffix(checkpoint: Path, caches: list[Path] | None) -> str:
+    """Nothing for the training cache, else the names of the caches: results of other data must not replace its own."""
+    from d2st.cache.errors import RunError
+
+    try:
+        own = _training_cache(checkpoint).resolve()
+    except RunError:
+        own = None
+    others = [path for path in caches or [] if path.resolve() != own]
+    return "".join(f"-{path.stem}" for path in caches or []) if others else ""
 
 
 def _read_manifests(paths: list[Path] | None) -> "pl.DataFrame | None":

@@ -79,7 +79,11 @@ def restore_front_end(
             f"the weights of detector {detector.name} are not those that the cache was built with",
             fix="Name the same file with --detector-weights",
         )
-    backbone = load_backbone(config["backbone"], pretrained, device=device, precision=config["precision"])
+    try:
+        backbone = load_backbone(config["backbone"], pretrained, device=device, precision=config["precision"])
+    except WeightsError as error:
+        fix = "Name the weights that the cache was built with, a tag or a file, by --pretrained"
+        raise WeightsError(f"{error.message} ({error.fix})" if error.fix else error.message, fix=fix) from error
     if backbone.weights_digest != config["weights_digest"]:
         raise WeightsError(
             f"the weights of {backbone.name} from {pretrained!r} are not those that the cache was built with",
