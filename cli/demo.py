@@ -63,7 +63,7 @@ COLUMNS = (
     _Column("stage 2", RUN, 2),
     _Column("stage 3", RUN, 3),
     _Column("linear probe", PROBE, 1),
-    _Column("shuffled labels", CONTROL, 2),
+    _Column("shuffled labels", CONTROL, 1),
 )
 
 
@@ -189,15 +189,12 @@ def _train(folder: Path, store: "Store", seed: int, device: str, console: "Conso
     probe = ("optim.epochs=40", "optim.lr=5e-3", "optim.patience=10")
     with show_training() as on_event:
         run_training(store, stages=(1,), name=PROBE, adapter="linear_probe", overrides=probe, on_event=on_event, **common)
-    console.print(
-        f"$ d2st train {cache} --stage 2 --init none --set data.shuffle_labels=true --name {CONTROL}",
-        style="dim",
-        markup=False,
-        soft_wrap=True,
-    )
-    control = ("data.shuffle_labels=true", "optim.epochs=4", "optim.batch_size=8")
+    # the very training that made stage 1's column, on labels that mean nothing
+    shuffled = f"d2st train {cache} --stage 1 --set data.shuffle_labels=true --name {CONTROL}"
+    console.print(f"$ {shuffled}", style="dim", markup=False, soft_wrap=True)
+    control = ("data.shuffle_labels=true", *OVERRIDES)
     with show_training() as on_event:
-        run_training(store, stages=(2,), name=CONTROL, init="none", overrides=control, on_event=on_event, **common)
+        run_training(store, stages=(1,), name=CONTROL, overrides=control, on_event=on_event, **common)
     seconds["controls"] = perf_counter() - begin
 
 
@@ -262,7 +259,7 @@ def _summary(
     console.print()
     console.print(table("Test AUC (95 % interval)", ["manipulation", "in training", *titles], rows, right=titles))
     console.print(
-        "Columns: the three stages; a linear probe on the pooled last-layer CLS of the same cache; stage 2 on shuffled labels."
+        "Columns: the three stages; a linear probe on the pooled last-layer CLS of the same cache; stage 1 on shuffled labels."
     )
     scores = ", ".join(f"{Path(found.path).name} {found.score:.2f}" for found in predictions)
     spent = ", ".join(f"{name} {human_time(value)}" for name, value in seconds.items())
