@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from d2st.pipeline.build.crop import CropSettings, crop_frames
 from d2st.pipeline.build.run import planned_samples
 from d2st.pipeline.clip import Encoder
 from d2st.pipeline.faces import FaceDetector, given_detections
-from d2st.pipeline.media import read_media
+from d2st.pipeline.media import DecodePool, Job
 
 __all__ = ["Estimate", "estimate"]
 
@@ -57,15 +58,16 @@ def estimate(
     height, width = encoder.backbone.grid
     values = (height * width + 1) * encoder.backbone.channels * len(encoder.layers)
     decode_s, detect_s, probed, rejected = 0.0, 0.0, 0, 0
-    for kind, group in manifest.filter(pl.col("duplicate_of").is_null()).group_by("kind"):
-        picked = group.sort("sample_id").gather_every(max(1, group.height // PROBED_FILES)).head(PROBED_FILES)
-        seconds = [_probe(row, kind[0], root, detector, settings) for row in picked.iter_rows(named=True)]
-        probed += len(seconds)
-        rejected += sum(not used for _, _, used in seconds)
-        # the first one warms caches and kernels up, if there are others to go by
-        kept = seconds[1:] or seconds
-        decode_s += float(np.mean([decode for decode, _, _ in kept])) * group.height
-        detect_s += float(np.mean([detect for _, detect, _ in kept])) * group.height
+    with DecodePool(1) as pool:  # supervised here too: a file may hang or crash a decoder
+        for _, group in manifest.filter(pl.col("duplicate_of").is_null()).group_by("kind"):
+            picked = group.sort("sample_id").gather_every(max(1, group.height // PROBED_FILES)).head(PROBED_FILES)
+            seconds = [_probe(row, root, pool, detector, settings) for row in picked.iter_rows(named=True)]
+            probed += len(seconds)
+            rejected += sum(not used for _, _, used in seconds)
+            # the first one warms caches and kernels up, if there are others to go by
+            kept = seconds[1:] or seconds
+            decode_s += float(np.mean([decode for decode, _, _ in kept])) * group.height
+            detect_s += float(np.mean([detect for _, detect, _ in kept])) * group.height
     return Estimate(
         samples=dict(manifest.group_by("kind").len().sort("kind").rows()),
         frames=frames,
@@ -80,11 +82,14 @@ def estimate(
     )
 
 
-def _probe(row: dict, kind: str, root: Path, detector: FaceDetector, settings: CropSettings) -> tuple[float, float, bool]:
+def _probe(
+    row: dict[str, Any], root: Path, pool: DecodePool, detector: FaceDetector, settings: CropSettings
+) -> tuple[float, float, bool]:
+    """Seconds to decode one sample, seconds to find and crop its face, and whether it could be used."""
     begin = decoded = perf_counter()
     try:
         path = root / row["path"]
-        frames = read_media(str(path), kind, frames=settings.frames, sampling=settings.sampling)
+        frames = pool.read(Job(row["sample_id"], str(path), row["kind"], settings.frames, settings.sampling))
         decoded = perf_counter()
         given = given_detections(path, frames.indices, box=row["box"], landmarks=row["landmarks"])
         crop_frames(frames, detector, settings, given)
