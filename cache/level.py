@@ -47,6 +47,10 @@ class Level:
         """The ledger: one row a sample, cached or rejected (`ledger.LEDGER_SCHEMA`)."""
         return read_ledger(self.ledger)
 
+    def withdraw(self, shard: int) -> None:
+        """Let shard number `shard` no longer exist, so that a build computes it anew; its files stay until then."""
+        (self.ledger / f"{shard:06d}.parquet").unlink(missing_ok=True)
+
     def shard_file(self, array: str, shard: int, *, frame_dims: int) -> Path:
         """The file of shard number `shard` of the array named `array`."""
         return shard_path(self.path / array, shard, frame_dims=frame_dims)

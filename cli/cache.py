@@ -169,6 +169,7 @@ def build(
     dtype: Dtype = "float16",
     device: Device = "auto",
     workers: Workers = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try the samples again that an earlier build left out.")] = False,
     as_json: Json = False,
 ) -> None:
     """Decode, crop and encode every sample of a manifest into a store. Stopped or killed, the same command goes on where it was.
@@ -178,6 +179,7 @@ def build(
       d2st cache build faces.parquet --cache faces.d2st
       d2st cache build faces.parquet --cache l14.d2st --backbone ViT-L-14-quickgelu --layers last
       d2st cache build crops.parquet --cache crops.d2st --detector none
+      d2st cache build faces.parquet --cache faces.d2st --retry
       d2st cache build faces.parquet --cache try.d2st --backbone d2st-demo --pretrained random:0
     """
     from dataclasses import asdict
@@ -212,6 +214,7 @@ def build(
             settings=front.settings,
             encoder=front.encoder,
             workers=workers,
+            retry=retry,
             on_progress=on_progress,
         )
     rejected = _write_rejected(cache)
@@ -253,7 +256,10 @@ def show_report(report: "BuildReport", cache: Path, rejected: Path) -> None:
     else:
         console.print("everything was cached already: nothing to do")
     if report.rejected:
-        console.print(f"{sum(report.rejected.values())} samples were left out; the list is {rejected}", soft_wrap=True)
+        console.print(
+            f"{sum(report.rejected.values())} samples were left out; the list is {rejected}; once they are mended: --retry",
+            soft_wrap=True,
+        )
     console.print(f"next: d2st train --cache {cache} --stage all", soft_wrap=True)
 
 

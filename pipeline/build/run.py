@@ -12,7 +12,7 @@ import polars as pl
 from d2st.cache.errors import ManifestError
 from d2st.cache.files import write_atomic
 from d2st.cache.ledger import parquet_bytes
-from d2st.cache.level import ensure_level
+from d2st.cache.level import Level, ensure_level
 from d2st.cache.plan import extend_plan
 from d2st.cache.store import Store, locked_for_building
 from d2st.pipeline.build.crop import CropSettings, declared_crops
@@ -71,6 +71,7 @@ def build(
     settings: CropSettings,
     encoder: Encoder,
     workers: int | None = None,
+    retry: bool = False,
     on_progress: OnProgress = lambda phase, done, total: None,
 ) -> BuildReport:
     """Bring the store at `store_path` up to date with `manifest`; goes on where an earlier build was stopped.
@@ -78,6 +79,7 @@ def build(
     Args:
         manifest: `pipeline.manifest` rows, paths relative to `root`.
         workers: decoding processes; one a core by default.
+        retry: build the shards anew in which a sample was left out (for any reason but being a copy): files come back, and get mended.
         on_progress: called with (phase, done, total), first with done = 0; phase "crops" counts samples, "tokens" counts frames.
 
     Raises:
@@ -94,6 +96,8 @@ def build(
         tokens = ensure_level(store_path, "tokens", declared_tokens(encoder, settings, detector), notes)
         write_atomic(store_path / "manifest.parquet", parquet_bytes(manifest))
         plan = extend_plan(store_path / "plan", planned_samples(manifest, settings))
+        if retry:
+            _withdraw_rejected(crops, tokens, plan)
         seconds = {}
 
         begin = perf_counter()
@@ -124,6 +128,13 @@ def build(
         built_tokens = build_tokens(crops, tokens, plan, encoder=encoder, on_frames=on_frames)
         seconds["tokens"] = perf_counter() - begin
     return _report(store, manifest, built_crops, built_tokens, seconds)
+
+
+def _withdraw_rejected(crops: Level, tokens: Level, plan: pl.DataFrame) -> None:
+    left_out = crops.rows().filter(pl.col("reason").is_not_null() & (pl.col("reason") != "duplicate"))
+    for shard in left_out.join(plan, on="sample_id")["shard"].unique().sort():
+        tokens.withdraw(shard)  # first: token maps must never point at crops that are newer than they are
+        crops.withdraw(shard)
 
 
 def _report(

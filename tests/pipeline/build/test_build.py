@@ -285,3 +285,18 @@ def test_a_build_of_nothing_usable_still_ends(tmp_path, run, manifest_row):
     assert (report.samples, report.rejected) == (0, {"missing": 1})
     assert Store.open(tmp_path / "s").samples().is_empty()
     assert os.path.exists(cache_arrays.shard_path(tmp_path / "s" / "crops" / "frames", 0, frame_dims=3)) is False
+
+
+def test_retry_builds_what_was_left_out_and_nothing_else(tmp_path, run, make_media, small_shards):
+    root = tmp_path / "media"
+    root.mkdir()
+    rows = make_media(root, videos=6, images=6)
+    lost = (root / "v1.mp4").read_bytes()
+    (root / "v1.mp4").unlink()
+    assert run(tmp_path / "s", rows=rows, root=root).rejected == {"missing": 1}
+    (root / "v1.mp4").write_bytes(lost)
+    assert run(tmp_path / "s", rows=rows, root=root).rejected == {"missing": 1}
+    report = run(tmp_path / "s", rows=rows, root=root, retry=True)
+    assert (report.samples, report.rejected, report.built_crops, report.built_tokens) == (12, {}, 1, 1)
+    run(tmp_path / "whole", rows=rows, root=root)
+    assert tree(tmp_path / "s") == tree(tmp_path / "whole")
