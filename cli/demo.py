@@ -3,6 +3,7 @@
 Every step prints the command that would do the same. A second run finds what is there: files, shards, finished stages.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -173,7 +174,8 @@ def _train(folder: Path, store: "Store", seed: int, device: str, console: "Conso
     from d2st.cli.train import show_training
 
     runs, cache = folder / "runs", f"--cache {store.path} --runs {folder / 'runs'}"
-    _step(console, "4/6  train the three stages from the cache", f"d2st train {cache} --stage all --name {RUN}")
+    sets = _sets(OVERRIDES)
+    _step(console, "4/6  train the three stages from the cache", f"d2st train {cache} --stage all --name {RUN} {sets}")
     common: dict[str, Any] = {"runs": runs, "device": device, "seed": seed, "resume": True}
     begin = perf_counter()
     with show_training() as on_event:
@@ -181,21 +183,25 @@ def _train(folder: Path, store: "Store", seed: int, device: str, console: "Conso
     seconds["train"] = perf_counter() - begin
 
     begin = perf_counter()
+    probe = ("optim.epochs=40", "optim.lr=5e-3", "optim.patience=10")
     _step(
         console,
         "     two controls: a linear probe on CLS, and labels shuffled",
-        f"d2st train {cache} --stage 1 --adapter linear_probe --name {PROBE}",
+        f"d2st train {cache} --stage 1 --adapter linear_probe --name {PROBE} {_sets(probe)}",
     )
-    probe = ("optim.epochs=40", "optim.lr=5e-3", "optim.patience=10")
     with show_training() as on_event:
         run_training(store, stages=(1,), name=PROBE, adapter="linear_probe", overrides=probe, on_event=on_event, **common)
     # the very training that made stage 1's column, on labels that mean nothing
-    shuffled = f"d2st train {cache} --stage 1 --set data.shuffle_labels=true --name {CONTROL}"
+    control = ("data.shuffle_labels=true", *(item for item in OVERRIDES if not item.startswith(("stage2.", "stage3."))))
+    shuffled = f"d2st train {cache} --stage 1 --name {CONTROL} {_sets(control)}"
     console.print(f"$ {shuffled}", style="dim", markup=False, soft_wrap=True)
-    control = ("data.shuffle_labels=true", *OVERRIDES)
     with show_training() as on_event:
         run_training(store, stages=(1,), name=CONTROL, overrides=control, on_event=on_event, **common)
     seconds["controls"] = perf_counter() - begin
+
+
+def _sets(overrides: Iterable[str]) -> str:
+    return " ".join(f"--set {item}" for item in overrides)
 
 
 def _evaluate(

@@ -31,7 +31,9 @@ def fit_whitening(adapter: nn.Module, source: TokenLoader, rows: Rows, *, seed: 
     for batch in source.stream(Request(part[:, None]) for part in np.array_split(frames, -(-len(frames) // 32))):
         for layer, read in reads.items():
             tokens = batch.tokens[layer].flatten(0, 3)  # (B*H*W, C)
-            step = max(1, len(tokens) // (len(batch.mask) * TOKENS_A_FRAME))
+            step = (
+                len(tokens) // (len(batch.mask) * TOKENS_A_FRAME) | 1
+            )  # odd: an even one would see the same columns of each row
             standard = read.channel_norm(tokens[::step]).double()
             moments[layer] = moments.get(layer, 0) + standard.T @ standard  # (C,C)
     for layer, read in reads.items():
