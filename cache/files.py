@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from d2st.cache.errors import D2stError, StoreError
 
-__all__ = ["atomic_file", "remove_leftovers", "write_atomic"]
+__all__ = ["atomic_file", "remove_leftovers", "sync_folder", "write_atomic"]
 
 SUFFIX = ".partial"
 
@@ -24,21 +24,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StoreError: the disk is full or not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if isinstance(error, D2stError):
             raise
         raise _explained(error, path) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
 
 
@@ -56,7 +56,8 @@ def remove_leftovers(folder: Path) -> int:
     return len(leftovers)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
     if os.name == "nt":  # folders can't be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,6 +9,7 @@ import polars as pl
 
 from d2st.cache.arrays import ensure_group, read_attributes, shard_path
 from d2st.cache.errors import StoreError
+from d2st.cache.files import sync_folder
 from d2st.cache.fingerprint import check_same, fingerprint
 from d2st.cache.ledger import committed_shards, read_ledger, write_part
 from d2st.cache.shard import FileDigest, ShardWriter
@@ -50,6 +51,8 @@ class Level:
     def withdraw(self, shard: int) -> None:
         """Let shard number `shard` no longer exist, so that a build computes it anew; its files stay until then."""
         (self.ledger / f"{shard:06d}.parquet").unlink(missing_ok=True)
+        if self.ledger.is_dir():
+            sync_folder(self.ledger)
 
     def shard_file(self, array: str, shard: int, *, frame_dims: int) -> Path:
         """The file of shard number `shard` of the array named `array`."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from d2st.cache.arrays import SHARD_FRAMES
+from d2st.cache.errors import StoreError
 from d2st.cache.files import write_atomic
 from d2st.cache.ledger import parquet_bytes
 
-__all__ = ["PLAN_SCHEMA", "extend_plan", "plan_shards", "read_plan"]
+__all__ = ["PLAN_SCHEMA", "extend_plan", "plan_shards", "read_plan", "recount"]
 
 # slots: frames that the sample may take; counted: its frames enter the channel statistics (training split)
 PLAN_SCHEMA = pl.Schema({"sample_id": pl.String, "shard": pl.Int32, "slots": pl.Int32, "counted": pl.Boolean})
@@ -40,7 +41,31 @@ def plan_shards(samples: pl.DataFrame, *, first_shard: int = 0) -> pl.DataFrame:
 def read_plan(folder: Path) -> pl.DataFrame:
     """Every part of the plan under `folder`, oldest first; empty when there is none."""
     parts = sorted(folder.glob("*.parquet"))
-    return pl.concat([PLAN_SCHEMA.to_frame(), *(pl.read_parquet(part) for part in parts)])
+    try:
+        return pl.concat([PLAN_SCHEMA.to_frame(), *(pl.read_parquet(part).match_to_schema(PLAN_SCHEMA) for part in parts)])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StoreError(
+            f"the plan in {folder} is damaged: {str(error)[:200]}", fix="Restore it, or build the store anew"
+        ) from error
+
+
+def recount(folder: Path, samples: pl.DataFrame) -> set[int]:
+    """Bring `counted` of all planned samples up to date with `samples`; returns the shards whose statistics that changes.
+
+    Splits change after a build; a frame that moved to the test split must leave the channel statistics.
+    """
+    changed: set[int] = set()
+    for path in sorted(folder.glob("*.parquet")):
+        part = pl.read_parquet(path)
+        now = part.join(samples.select("sample_id", now="counted"), on="sample_id", how="left", maintain_order="left")
+        now = now.with_columns(now=pl.col("now").fill_null(pl.col("counted")))
+        differs = now.filter(pl.col("now") != pl.col("counted"))
+        if differs.height:
+            changed |= set(differs["shard"])
+            write_atomic(
+                path, parquet_bytes(now.select("sample_id", "shard", "slots", counted="now").match_to_schema(PLAN_SCHEMA))
+            )
+    return changed
 
 
 def extend_plan(folder: Path, samples: pl.DataFrame) -> pl.DataFrame:

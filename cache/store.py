@@ -165,8 +165,11 @@ class Store:
 @contextmanager
 def locked_for_building(store: Path) -> Iterator[None]:
     """Hold the store's building lock; clears what killed builders left. Raises StoreError while another process builds."""
-    store.mkdir(parents=True, exist_ok=True)
-    with open(store / ".lock", "w") as file:
+    try:
+        file = open(store / ".lock", "w")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise StoreError(f"can't write in {store}: {error.strerror}", fix="Check the folder's permissions") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

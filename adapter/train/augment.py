@@ -48,4 +48,5 @@ def _affine(values: Tensor, stats: tuple[Tensor, Tensor], shift: Tensor, gain: T
     offset = (shift * deviation - gain * mean).to(values.dtype)  # (B, C)
     scale = (1 + gain).to(values.dtype)
     places = (slice(None), *(None,) * (values.ndim - 2))  # (B, C) -> (B, 1, ..., 1, C)
-    return torch.addcmul(offset[places], values, scale[places])
+    with torch.autocast(values.device.type, enabled=False):  # CUDA's autocast knows no float16 beside bfloat16
+        return torch.addcmul(offset[places], values, scale[places])

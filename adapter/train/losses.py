@@ -44,10 +44,12 @@ def supcon(embedding: Tensor, label: Tensor, group: Tensor, *, temperature: floa
     Args:
         embedding: (B, D). label, group: (B,) whole numbers. temperature: tau.
     """
-    z = F.normalize(embedding.float(), dim=1)
+    with torch.autocast(embedding.device.type, enabled=False):  # the product would be bfloat16, and is divided by tau
+        z = F.normalize(embedding.float(), dim=1)
+        similarity = z @ z.T / temperature
     others = group[:, None] != group[None, :]  # (B, B)
     positive = others & (label[:, None] == label[None, :])
-    similarity = (z @ z.T / temperature).masked_fill(~others, -torch.inf)
+    similarity = similarity.masked_fill(~others, -torch.inf)
     anchors = positive.any(1)
     log_p = similarity[anchors] - similarity[anchors].logsumexp(1, keepdim=True)  # (A, B)
     positive = positive[anchors]
@@ -64,7 +66,8 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     """
     if min(len(source), len(target)) < 2:
         return source.new_zeros((), dtype=torch.float32)
-    gap = torch.cov(source.float().T) - torch.cov(target.float().T)  # (d, d)
+    with torch.autocast(source.device.type, enabled=False):
+        gap = torch.cov(source.float().T) - torch.cov(target.float().T)  # (d, d)
     return gap.square().sum() / (4 * source.shape[1] ** 2)
 
 

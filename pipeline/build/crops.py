@@ -80,6 +80,8 @@ def _skip(row: Row) -> tuple[str, str] | None:
         return "missing", "no longer in the manifest"
     if row["duplicate_of"] is not None:
         return "duplicate", f"the same bytes as sample {row['duplicate_of']}"
+    if row["slots"] == 0:  # it was a copy when its place was planned
+        return "duplicate", "a copy of another file when this store was planned; a new store would take it"
     return None
 
 

@@ -13,7 +13,7 @@ from d2st.cache.errors import ManifestError
 from d2st.cache.files import write_atomic
 from d2st.cache.ledger import parquet_bytes
 from d2st.cache.level import Level, ensure_level
-from d2st.cache.plan import extend_plan
+from d2st.cache.plan import extend_plan, recount
 from d2st.cache.store import Store, locked_for_building
 from d2st.pipeline.build.crop import CropSettings, declared_crops
 from d2st.pipeline.build.crops import build_crops
@@ -95,9 +95,12 @@ def build(
         notes = {"pretrained": encoder.backbone.pretrained}
         tokens = ensure_level(store_path, "tokens", declared_tokens(encoder, settings, detector), notes)
         write_atomic(store_path / "manifest.parquet", parquet_bytes(manifest))
-        plan = extend_plan(store_path / "plan", planned_samples(manifest, settings))
+        planned = planned_samples(manifest, settings)
+        for shard in sorted(recount(store_path / "plan", planned)):
+            tokens.withdraw(shard)  # encoded again, since statistics of the training split are gathered on the way
+        plan = extend_plan(store_path / "plan", planned)
         if retry:
-            _withdraw_rejected(crops, tokens, plan)
+            _withdraw_rejected(crops, tokens, plan, manifest, root)
         seconds = {}
 
         begin = perf_counter()
@@ -130,11 +133,16 @@ def build(
     return _report(store, manifest, built_crops, built_tokens, seconds)
 
 
-def _withdraw_rejected(crops: Level, tokens: Level, plan: pl.DataFrame) -> None:
-    left_out = crops.rows().filter(pl.col("reason").is_not_null() & (pl.col("reason") != "duplicate"))
-    for shard in left_out.join(plan, on="sample_id")["shard"].unique().sort():
-        tokens.withdraw(shard)  # first: token maps must never point at crops that are newer than they are
-        crops.withdraw(shard)
+def _withdraw_rejected(crops: Level, tokens: Level, plan: pl.DataFrame, manifest: pl.DataFrame, root: Path) -> None:
+    """Withdraw the shards with rejected samples of this manifest; one whose cached samples can't all be made again is left as it is."""
+    rows = crops.rows().join(plan.select("sample_id", "shard"), on="sample_id")
+    rows = rows.join(manifest.select("sample_id", "path"), on="sample_id", how="left")
+    again = rows.filter(pl.col("reason").is_not_null() & (pl.col("reason") != "duplicate") & pl.col("path").is_not_null())
+    for shard in again["shard"].unique().sort():
+        cached = rows.filter((pl.col("shard") == shard) & pl.col("reason").is_null())["path"]
+        if all(path is not None and (root / path).exists() for path in cached):
+            tokens.withdraw(shard)  # first: token maps must never point at crops that are newer than they are
+            crops.withdraw(shard)
 
 
 def _report(

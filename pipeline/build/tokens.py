@@ -9,6 +9,7 @@ from safetensors.numpy import save
 
 from d2st.cache.arrays import SHARD_FRAMES, ensure_array
 from d2st.cache.files import write_atomic
+from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import Level
 from d2st.cache.moments import Moments, merge, moments_of
 from d2st.cache.reader import ArrayReader
@@ -45,7 +46,7 @@ def build_tokens(crops: Level, tokens: Level, plan: pl.DataFrame, *, encoder: En
     for shard in shards:
         cached = rows[shard].filter(pl.col("reason").is_null()).sort("start")
         weights = np.repeat(cached["sample_id"].is_in(counted).to_numpy(), cached["frames"].to_numpy())  # (n,) bool
-        _encode_shard(tokens, shard, cached.select(crops.rows().columns), weights, reader, encoder, on_frames)
+        _encode_shard(tokens, shard, cached.select(LEDGER_SCHEMA.names()), weights, reader, encoder, on_frames)
     return len(shards)
 
 

@@ -101,3 +101,13 @@ def test_losses_are_float32_from_half_precision():
         consistency(half[:, 0], half[:, 1]),
     ]
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in made)
+
+
+def test_alignment_losses_are_float32_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding, label, group = torch.randn(12, 8, generator=generator), torch.arange(12) % 2, torch.arange(12) // 6
+    plain = supcon(embedding, label, group), coral(embedding[:6], embedding[6:])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = supcon(embedding, label, group), coral(embedding[:6], embedding[6:])
+    for a, b in zip(plain, cast, strict=True):
+        assert torch.equal(a, b)

@@ -300,3 +300,30 @@ def test_retry_builds_what_was_left_out_and_nothing_else(tmp_path, run, make_med
     assert (report.samples, report.rejected, report.built_crops, report.built_tokens) == (12, {}, 1, 1)
     run(tmp_path / "whole", rows=rows, root=root)
     assert tree(tmp_path / "s") == tree(tmp_path / "whole")
+
+
+def test_retry_never_gives_up_what_it_could_not_make_again(tmp_path, run, make_media):
+    root = tmp_path / "media"
+    root.mkdir()
+    rows = make_media(root, videos=6, images=6)
+    (root / "v1.mp4").unlink()
+    run(tmp_path / "s", rows=rows, root=root)
+    before = tree(tmp_path / "s")
+    (root / "v2.mp4").rename(root / "away.mp4")
+    assert run(tmp_path / "s", rows=rows, root=root, retry=True).samples == 11
+    assert run(tmp_path / "s", rows=rows.filter(path="v1.mp4"), root=root, retry=True).built_crops == 0
+    run(tmp_path / "s", rows=rows, root=root)
+    assert tree(tmp_path / "s") == before
+
+
+def test_samples_that_change_their_split_leave_the_statistics(tmp_path, run, media):
+    _, manifest = media
+    kind = manifest.schema["split"]
+    moved = manifest.with_columns(
+        split=pl.when(pl.col("split") == "train").then(pl.lit("test")).otherwise(pl.lit("train")).cast(kind)
+    )
+    run(tmp_path / "s")
+    report = run(tmp_path / "s", rows=moved)
+    assert (report.built_crops, report.built_tokens) == (0, 1)
+    run(tmp_path / "fresh", rows=moved)
+    assert tree(tmp_path / "s") == tree(tmp_path / "fresh")
