@@ -23,6 +23,7 @@ __all__ = ["ArrayReader"]
 
 RUN_FRAMES = 256  # a run takes two buffers a frame, and the kernel accepts 1,024 at once
 OPEN_FILES = 128
+_REBUILD = "To build this shard anew: delete the ledger part {shard:06d}.parquet of its level (and of tokens), then run `d2st cache build`"
 
 
 class ArrayReader:
@@ -91,7 +92,7 @@ class ArrayReader:
     def _damaged(self, shard: int, slot: int, what: str) -> StoreError:
         return StoreError(
             f"row {shard * SHARD_FRAMES + slot} in {self._file(shard)} {what}",
-            fix="The disk or a copy damaged this file: delete the shard's ledger parts and run `d2st cache build` again",
+            fix="The disk or a copy damaged this file. " + _REBUILD.format(shard=shard),
         )
 
     def _file(self, shard: int) -> Path:
@@ -118,7 +119,7 @@ class ArrayReader:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{path} is missing, though the ledger says that it exists", fix="Restore it, or rebuild the store"
+                f"{path} is missing, though the ledger says that it exists", fix="Restore it. " + _REBUILD.format(shard=shard)
             ) from error
         try:
             return descriptor, read_index(descriptor, slots=SHARD_FRAMES, where=str(path))

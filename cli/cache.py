@@ -257,7 +257,8 @@ def show_report(report: "BuildReport", cache: Path, rejected: Path) -> None:
         console.print("everything was cached already: nothing to do")
     if report.rejected:
         console.print(
-            f"{sum(report.rejected.values())} samples were left out; the list is {rejected}; once they are mended: --retry",
+            f"{sum(report.rejected.values())} samples were left out; the list is {rejected}"
+            + ("; once they are mended: --retry" if report.rejected.keys() - {"duplicate"} else ""),
             soft_wrap=True,
         )
     console.print(f"next: d2st train --cache {cache} --stage all", soft_wrap=True)
@@ -327,7 +328,9 @@ def _describe(cache: Path) -> dict[str, Any]:
     return {
         "samples": samples.height,
         "frames": int(samples["frames_cached"].sum()),
-        "padded": rows.filter(pl.col("reason").is_null() & (pl.col("frames") < pl.col("planned"))).height,
+        "padded": rows.join(samples, on="sample_id", how="semi")
+        .filter(pl.col("reason").is_null() & (pl.col("frames") < pl.col("planned")))
+        .height,
         "rejected": dict(store.rejected().group_by("reason").len().rows()),
         "shards": {
             "crops": len(crops.committed()),
