@@ -1,14 +1,16 @@
 """The adapter "d2st": D2ST bodies (Pei et al., ICCV 2025) in the side network."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
+from torch import nn
 
 from d2st.adapter.nets.d2st_body import D2STBody
 from d2st.adapter.nets.side import SideNetwork
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
-__all__ = ["SPEC", "SideParams", "side_size"]
+__all__ = ["SPEC", "SideParams", "build_side"]
 
 HEADS = 4  # published: attention heads and offset groups
 # preset -> (width as a share of CLIP's channels, bodies a tapped layer); base is the published shape
@@ -24,22 +26,27 @@ class SideParams(AdapterParams):
     dropout: float = Field(0.0, ge=0, lt=1, description="probability, on each body's update")
 
 
-def side_size(params: SideParams, channels: int) -> tuple[int, int]:
+def _side_size(params: SideParams, channels: int) -> tuple[int, int]:
     """(width, depth): a preset's share of the channels, rounded to a multiple of 8 and at least 16."""
     share, depth = PRESETS[params.preset]
     return params.width or max(16, round(channels * share / 8) * 8), params.depth or depth
 
 
-def _build(params: SideParams, *, layers: tuple[str, ...], channels: int, grid: tuple[int, int], stats: Stats) -> SideNetwork:
-    width, depth = side_size(params, channels)
+def build_side(
+    params: SideParams, make_body: Callable[[int], nn.Module], *, layers: tuple[str, ...], channels: int, stats: Stats
+) -> SideNetwork:
+    """A side network of the size that `params` ask for; `make_body` is called once a body, with its width."""
+    width, depth = _side_size(params, channels)
     return SideNetwork(
-        layers=layers,
-        channels=channels,
-        stats=stats,
-        width=width,
-        depth=depth,
-        make_body=lambda: D2STBody(width, width, heads=HEADS, dropout=params.dropout),
+        layers=layers, channels=channels, stats=stats, width=width, depth=depth, make_body=lambda: make_body(width)
     )
+
+
+def _build(params: SideParams, *, layers: tuple[str, ...], channels: int, grid: tuple[int, int], stats: Stats) -> SideNetwork:
+    def body(width: int) -> nn.Module:
+        return D2STBody(width, width, heads=HEADS, dropout=params.dropout)
+
+    return build_side(params, body, layers=layers, channels=channels, stats=stats)
 
 
 SPEC = AdapterSpec(

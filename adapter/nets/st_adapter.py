@@ -8,7 +8,7 @@ The baseline of most later video adapters: time through three neighbouring frame
 import torch
 from torch import Tensor, nn
 
-from d2st.adapter.nets.d2st import SideParams, side_size
+from d2st.adapter.nets.d2st import SideParams, build_side
 from d2st.adapter.nets.d2st_body import depthwise
 from d2st.adapter.nets.side import SideNetwork
 from d2st.adapter.nets.spec import AdapterSpec, Stats
@@ -35,15 +35,10 @@ class STAdapterBody(nn.Module):
 
 
 def _build(params: SideParams, *, layers: tuple[str, ...], channels: int, grid: tuple[int, int], stats: Stats) -> SideNetwork:
-    width, depth = side_size(params, channels)
-    return SideNetwork(
-        layers=layers,
-        channels=channels,
-        stats=stats,
-        width=width,
-        depth=depth,
-        make_body=lambda: STAdapterBody(width, width, dropout=params.dropout),
-    )
+    def body(width: int) -> nn.Module:
+        return STAdapterBody(width, width, dropout=params.dropout)
+
+    return build_side(params, body, layers=layers, channels=channels, stats=stats)
 
 
 SPEC = AdapterSpec(summary="depthwise temporal convolutions in the side network", params=SideParams, build=_build)
