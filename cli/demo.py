@@ -126,7 +126,7 @@ def _corpus(folder: Path, seed: int, console: "Console", seconds: dict[str, floa
 
 def _cache(folder: Path, device: str, console: "Console", seconds: dict[str, float]) -> "Store":
     from d2st.cache.store import Store
-    from d2st.cli.cache import make_front_end
+    from d2st.cli.cache.options import make_front_end
     from d2st.cli.progress import phases
     from d2st.cli.show import human_bytes, human_time
     from d2st.pipeline.build.estimate import estimate
