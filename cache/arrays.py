@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from d2st.cache.errors import StoreError
-from d2st.cache.files import write_atomic
+from d2st.cache.files import create_exclusive, write_atomic
+from d2st.cache.seal import PLACEHOLDER, check_seal, seal
 
-__all__ = ["SHARD_FRAMES", "ArrayMeta", "ensure_array", "ensure_group", "read_array_meta", "read_attributes", "shard_path"]
+__all__ = [
+    "SHARD_FRAMES",
+    "ArrayMeta",
+    "array_metadata",
+    "ensure_array",
+    "ensure_group",
+    "group_metadata",
+    "read_array_meta",
+    "read_attributes",
+    "shard_path",
+]
 
 SHARD_FRAMES = 384
 
@@ -28,60 +39,86 @@ def ensure_array(path: Path, *, frame_shape: Sequence[int], dtype: str, shards: 
     """Create the array at `path` (frames of shape (H,W,C) or (C,)), or let it grow to `shards` shards; what it holds stays untouched.
 
     Raises:
-        StoreError: an array of another frame shape or dtype is there.
+        StoreError: an array of another frame shape or dtype is there, or its metadata is damaged.
     """
     metadata = path / "zarr.json"
-    length = shards * SHARD_FRAMES
     if not metadata.exists():
-        write_atomic(metadata, _new_metadata(length, tuple(frame_shape), dtype, attributes))
-        return
-    stored = json.loads(metadata.read_bytes())
-    if tuple(stored["shape"][1:]) != tuple(frame_shape) or stored["data_type"] != dtype:
+        create_exclusive(metadata, array_metadata(frame_shape, dtype, shards, attributes))
+    shape, stored = read_array_meta(path)
+    if shape != tuple(frame_shape) or stored != dtype:
         raise StoreError(
-            f"{path} holds {stored['data_type']} frames of shape {tuple(stored['shape'][1:])}, not {dtype} of {tuple(frame_shape)}",
+            f"{path} holds {stored} frames of shape {shape}, not {dtype} of {tuple(frame_shape)}",
             fix="Use another --cache folder",
         )
-    if stored["shape"][0] < length:
-        stored["shape"][0] = length
-        write_atomic(metadata, json.dumps(stored, indent=2).encode())
+    if json.loads(metadata.read_bytes())["shape"][0] < shards * SHARD_FRAMES:
+        write_atomic(metadata, array_metadata(frame_shape, dtype, shards, attributes))
 
 
-def _new_metadata(length: int, frame_shape: tuple[int, ...], dtype: str, attributes: dict[str, Any]) -> bytes:
+def array_metadata(frame_shape: Sequence[int], dtype: str, shards: int, attributes: dict[str, Any]) -> bytes:
+    """The zarr.json of an array of `shards` shards; equal arguments give equal bytes."""
     import zarr
     from zarr.codecs import Crc32cCodec
     from zarr.storage import MemoryStore
 
+    shape = tuple(frame_shape)
     memory: dict[str, Any] = {}  # zarr writes the metadata, we write the file: atomically
     zarr.create_array(
         MemoryStore(memory),
-        shape=(length, *frame_shape),
+        shape=(shards * SHARD_FRAMES, *shape),
         dtype=dtype,
-        chunks=(1, *frame_shape),
-        shards=(SHARD_FRAMES, *frame_shape),
+        chunks=(1, *shape),
+        shards=(SHARD_FRAMES, *shape),
         compressors=[Crc32cCodec()],
         filters=None,
         fill_value=0,
-        dimension_names=("frame", "y", "x", "channel") if len(frame_shape) == 3 else ("frame", "channel"),
-        attributes=attributes,
+        dimension_names={1: ("frame", "channel"), 2: ("frame", "y", "x"), 3: ("frame", "y", "x", "channel")}[len(shape)],
+        attributes={**attributes, "d2st_seal": PLACEHOLDER},
     )
-    return bytes(memory["zarr.json"].to_bytes())
+    return seal(bytes(memory["zarr.json"].to_bytes()))
 
 
 def ensure_group(path: Path, attributes: dict[str, Any]) -> None:
     """Create a Zarr group with these attributes unless one is there."""
     if not (path / "zarr.json").exists():
-        document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
-        write_atomic(path / "zarr.json", json.dumps(document, indent=2, sort_keys=True).encode())
+        create_exclusive(path / "zarr.json", group_metadata(attributes))
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of the Zarr group or array at `path`. Raises StoreError when it is missing or no valid metadata."""
+def group_metadata(attributes: dict[str, Any]) -> bytes:
+    """The zarr.json of a group; equal attributes give equal bytes."""
+    document = {"attributes": {**attributes, "d2st_seal": PLACEHOLDER}, "zarr_format": 3, "node_type": "group"}
+    return seal(json.dumps(document, indent=2, sort_keys=True).encode())
+
+
+def read_attributes(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """The attributes of the Zarr group or array at `path`.
+
+    A seal is checked where there is one; `sealed` demands one (stores of format 1 have none).
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    return _read_metadata(path, sealed=sealed)["attributes"]
+
+
+def _read_metadata(path: Path, *, sealed: bool) -> dict[str, Any]:
     try:
-        return json.loads((path / "zarr.json").read_bytes())["attributes"]
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is not part of a d2st store: it has no zarr.json") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/zarr.json is damaged: {error}", fix="Build the store again, or restore this file") from error
+        data = (path / "zarr.json").read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path} is not part of a d2st store: its zarr.json can't be read ({error.strerror or error})",
+            fix="If it was lost, run `d2st cache repair` on the store",
+        ) from error
+    try:
+        document = json.loads(data)
+        if sealed or "d2st_seal" in document["attributes"]:
+            check_seal(data, where=f"{path}/zarr.json")
+        return document
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{path}/zarr.json is damaged: {error}", fix="Run `d2st cache repair` on the store, or restore this file"
+        ) from error
 
 
 def read_array_meta(path: Path) -> ArrayMeta:
@@ -90,8 +127,7 @@ def read_array_meta(path: Path) -> ArrayMeta:
     Raises:
         StoreError: the array is missing, or was written with other codecs than ours.
     """
-    read_attributes(path)
-    stored = json.loads((path / "zarr.json").read_bytes())
+    stored = _read_metadata(path, sealed=False)
     try:
         sharding = stored["codecs"][0]
         inner = [codec["name"] for codec in sharding["configuration"]["codecs"]]

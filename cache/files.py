@@ -1,4 +1,4 @@
-"""Files that are either there in full or not there: temporary file, fsync, rename, fsync of the folder.
+"""Files that are either there in full or not there: temporary file, fsync, rename (or link), fsync of the folder.
 
 A rename alone survives a killed process but not a power cut, hence both fsyncs.
 """
@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from d2st.cache.errors import D2stError, StoreError
 
-__all__ = ["atomic_file", "remove_leftovers", "sync_folder", "write_atomic"]
+__all__ = ["atomic_file", "create_exclusive", "explained", "link_exclusive", "remove_leftovers", "sync_folder", "write_atomic"]
 
 SUFFIX = ".partial"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 @contextmanager
@@ -24,28 +26,59 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StoreError: the disk is full or not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with explained(path), _temporary(path) as (temporary, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
-        if isinstance(error, D2stError):
-            raise
-        raise _explained(error, path) from error
-    finally:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            temporary.unlink()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path`, all or nothing. Raises StoreError as `atomic_file` does."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def create_exclusive(path: Path, data: bytes) -> bool:
+    """Write `data` to `path`, all or nothing, unless something is there already; returns whether it was written."""
+    with explained(path), _temporary(path) as (temporary, file):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return link_exclusive(temporary, path)
+
+
+def link_exclusive(source: Path, target: Path) -> bool:
+    """Let `target` be `source` too, unless it exists: of several that try, on any machine, one alone succeeds.
+
+    Raises:
+        FileNotFoundError: `source` is gone.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():  # a file system without hard links, such as exFAT: nearly as good, one writer at a time
+            return False
+        write_atomic(target, source.read_bytes())
+    sync_folder(target.parent)
+    return True
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}{SUFFIX}")
+    try:
+        with open(temporary, "wb") as file:
+            yield temporary, file
+    finally:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -67,10 +100,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(error: OSError, path: Path) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreError(
-            f"no space left to write {path}",
-            fix="Free some space and run the same command again; everything finished so far is kept",
-        )
-    return StoreError(f"can't write {path}: {error.strerror or error}", fix="Check the folder's permissions")
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, D2stError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(
+                f"no space left to write {path}",
+                fix="Free some space and run the same command again; everything finished so far is kept",
+            ) from error
+        raise StoreError(f"can't write {path}: {error.strerror or error}", fix="Check the folder's permissions") from error

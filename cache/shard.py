@@ -1,4 +1,4 @@
-"""One shard file of an ordinary Zarr v3 array: written as a stream, committed by one rename; read by its index.
+"""One shard file of an ordinary Zarr v3 array: written as a stream, frame by frame; read by its index.
 
 The format is Zarr's `sharding_indexed` codec with one frame a chunk (Zarr v3 specification, sharding codec 1.0):
 
@@ -10,89 +10,88 @@ the whole shard in memory and does not fsync.
 
 import os
 import struct
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-import google_crc32c
 import numpy as np
 
+from d2st.cache.checksum import crc32c, crc64
 from d2st.cache.errors import StoreError
-from d2st.cache.files import atomic_file
+from d2st.cache.files import explained
 
-__all__ = ["CRC_BYTES", "EMPTY", "FileDigest", "ShardWriter", "crc32c", "read_index"]
+__all__ = ["CRC_BYTES", "EMPTY", "FileDigest", "ShardWriter", "read_index"]
 
 CRC_BYTES = 4
 EMPTY = np.uint64(2**64 - 1)
 
 
-def crc32c(data: bytes | np.ndarray) -> int:
-    """CRC-32C (Castagnoli, RFC 3720) of bytes or of a contiguous array, without a copy."""
-    if isinstance(data, np.ndarray):
-        data = data.view()
-        data.flags.writeable = False  # the C extension takes read-only buffers alone
-    return google_crc32c.value(data)
-
-
 @dataclass(frozen=True)
 class FileDigest:
-    """Size and CRC-32C of a whole file, as the ledger keeps them."""
+    """Size and CRC-64 of a whole file, as the ledger keeps them (stores of format 1: CRC-32C)."""
 
     size_bytes: int
-    crc32c: int
+    checksum: int
 
 
 class ShardWriter:
-    """Writes one shard file, frame by frame; nothing appears at `path` before the `with` block ends well.
+    """Writes one shard file, frame by frame. The file is whole only after `close`; `Level.stage` keeps it out of sight until then.
 
     Args:
-        path: the shard's file in the array (`.../c/<k>/0/0/0`).
+        path: the file to write.
         slots: frames that a shard of this array can hold.
+
+    Raises:
+        StoreError: the disk is full or not writable.
     """
 
     def __init__(self, path: Path, *, slots: int) -> None:
         self.path = path
-        self.digest: FileDigest | None = None
         self._index = np.full((slots, 2), EMPTY, dtype="<u8")
         self._used = 0
         self._offset = 0
-        self._crc = 0
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "ShardWriter":
-        self._file = self._stack.enter_context(atomic_file(self.path))
-        return self
+        self._checksum = 0
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "wb")  # noqa: SIM115, closed by `close` or `abandon`
 
     def append(self, frames: np.ndarray) -> None:
-        """Add `frames` (n, ...), C-contiguous, little-endian, to the next n slots. Raises StoreError when the shard is full."""
+        """Add `frames` (n, ...), little-endian, to the next n slots. Raises StoreError when the shard or the disk is full."""
         if self._used + len(frames) > len(self._index):
             raise StoreError(f"shard {self.path} holds {len(self._index)} frames, {self._used + len(frames)} were given")
         for frame in np.ascontiguousarray(frames):
-            data = frame.tobytes()
-            self._index[self._used] = (self._offset, len(data) + CRC_BYTES)
-            self._write(data)
-            self._write(struct.pack("<I", crc32c(data)))
+            self._index[self._used] = (self._offset, frame.nbytes + CRC_BYTES)
+            self._write(frame)
+            self._write(struct.pack("<I", crc32c(frame)))
             self._used += 1
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._crc = google_crc32c.extend(self._crc, data)
-        self._offset += len(data)
+    def skip(self, slots: int) -> None:
+        """Leave the next `slots` slots empty: reading them is an error, and they take no room."""
+        if self._used + slots > len(self._index):
+            raise StoreError(f"shard {self.path} holds {len(self._index)} frames, {self._used + slots} were given")
+        self._used += slots
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        if kind is None:
-            try:
-                index = self._index.tobytes()
-                self._write(index)
-                self._write(struct.pack("<I", crc32c(index)))
-                self.digest = FileDigest(size_bytes=self._offset, crc32c=self._crc)
-            except BaseException as failure:
-                if not self._stack.__exit__(type(failure), failure, failure.__traceback__):
-                    raise
-        return self._stack.__exit__(kind, error, traceback)
+    def close(self) -> FileDigest:
+        """Write the index and bring everything onto the disk."""
+        index = self._index.tobytes()
+        self._write(index)
+        self._write(struct.pack("<I", crc32c(index)))
+        with explained(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        return FileDigest(size_bytes=self._offset, checksum=self._checksum)
+
+    def abandon(self) -> None:
+        """Close the file as it is, without an index."""
+        with suppress(OSError):  # the disk is full, and what is buffered is not wanted any more
+            self._file.close()
+
+    def _write(self, data: bytes | np.ndarray) -> None:
+        with explained(self.path):
+            self._file.write(data)
+        self._checksum = crc64(data, self._checksum)
+        self._offset += data.nbytes if isinstance(data, np.ndarray) else len(data)
 
 
 def read_index(descriptor: int, *, slots: int, where: str) -> np.ndarray:
@@ -103,7 +102,7 @@ def read_index(descriptor: int, *, slots: int, where: str) -> np.ndarray:
     """
     length = slots * 16 + CRC_BYTES
     size = os.fstat(descriptor).st_size
-    fix = "Delete the store's ledger part of this shard and run `d2st cache build` again to rebuild it"
+    fix = "Run `d2st cache repair` on the store"
     if size < length:
         raise StoreError(f"{where} is truncated: {size} bytes, its index alone takes {length}", fix=fix)
     data = os.pread(descriptor, length, size - length)

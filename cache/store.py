@@ -1,4 +1,4 @@
-"""A store: one folder with a manifest, a plan and two levels.
+"""A store: one folder with a manifest, a plan, face crops, and one or more sets of token maps.
 
 faces.d2st/
   zarr.json                   Zarr v3 group; attributes: the format's version
@@ -7,49 +7,82 @@ faces.d2st/
   crops/frames/               uint8 (frames, S, S, 3)
   crops/ledger/000000.parquet one part a shard
   tokens/<layer>/maps/        (frames, H, W, C)
+  tokens/<layer>/scales/      (frames, H, W), int8 stores alone
   tokens/<layer>/cls/         (frames, C)
   tokens/moments/             channel statistics, one file a shard
   tokens/ledger/000000.parquet
+  tokens+1/                   layers that were added to `tokens` later
+  tokens-NAME/                another set: another backbone or dtype on the same crops
+  claims/                     who builds what at the moment
+
+Every small file is sealed (`seal`); each shard file is listed with its checksum in a ledger part. How a shard is committed: `staging`.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from safetensors.numpy import load
 
-from d2st.cache.arrays import ensure_group, read_array_meta, read_attributes
-from d2st.cache.errors import StoreError
-from d2st.cache.files import remove_leftovers
-from d2st.cache.level import Level, open_level
-from d2st.cache.moments import Moments, merge
+from d2st.cache.arrays import read_array_meta
+from d2st.cache.errors import ConfigError, StoreError
+from d2st.cache.files import write_atomic
+from d2st.cache.fingerprint import fingerprint
+from d2st.cache.ledger import read_sealed, sealed_parquet
+from d2st.cache.level import Level, ensure_root, open_level, read_format
+from d2st.cache.moments import Moments, merge, moments_name, read_moments
+from d2st.cache.plan import read_plan
+from d2st.cache.seal import check_seal
 
-__all__ = ["FORMAT", "Store", "TokenLevel", "locked_for_building"]
+__all__ = ["MAIN", "Store", "TokenLevel", "token_folder"]
 
-FORMAT = 1
+MAIN = "main"  # the token set that `cache build` makes
+CALIBRATION = "calibration.safetensors"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,40}")
+
+
+def token_folder(name: str) -> str:
+    """The folder of the token set named `name`. Raises ConfigError for a name that is not lower-case letters, digits, `_`, `.` and `-`."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} can't name a token set", fix="Use lower-case letters, digits, '-', '_' and '.', 41 at most"
+        )
+    return "tokens" if name == MAIN else f"tokens-{name}"
 
 
 class TokenLevel:
-    """The token maps of a store, as training sees them.
+    """One set of token maps of a store, as training sees it: the layers of one level, or of several that were added one after another.
 
     Attributes:
         layers: names of the cached layers, in the order of the backbone.
         grid: (H, W) of the token maps.
         channels: C.
-        config: the declared values they were made with; `fingerprint` is their digest.
+        config: the declared values they were made with, with all layers; `fingerprint` is their digest.
+        dtype: float16, bfloat16 or int8.
     """
 
-    def __init__(self, level: Level) -> None:
-        self.level = level
-        self.config = level.config
-        self.fingerprint = level.fingerprint
-        self.layers: tuple[str, ...] = tuple(level.config["layers"])
-        (height, width, channels), _ = read_array_meta(level.path / self.layers[0] / "maps")
+    def __init__(self, levels: Sequence[Level]) -> None:
+        self.levels = tuple(levels)
+        self._homes = {layer: level for level in levels for layer in level.config["layers"]}
+        self.layers: tuple[str, ...] = tuple(sorted(self._homes, key=_depth) if len(levels) > 1 else self._homes)
+        self.config = {**levels[0].config, "layers": list(self.layers)}
+        self.fingerprint = fingerprint(self.config)
+        self.notes = levels[0].notes
+        self.dtype: str = self.config.get("dtype", "float16")
+        (height, width, channels), _ = read_array_meta(self.array(self.layers[0], "maps"))
         self.grid = (height, width)
         self.channels = channels
+
+    def home(self, layer: str) -> Level:
+        """The level that holds `layer`."""
+        return self._homes[layer]
+
+    def array(self, layer: str, kind: str) -> Path:
+        """The folder of an array; `kind` is maps, cls or (int8 alone) scales."""
+        return self._homes[layer].array(f"{layer}/{kind}")
 
     @cached_property
     def stats(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -58,33 +91,39 @@ class TokenLevel:
         Frames of the training split alone are counted. Empty when the store has none.
         """
         totals: dict[str, Moments] = {}
-        for shard in sorted(self.level.committed()):
-            for name, moments in read_moments(moments_path(self.level, shard)).items():
-                totals[name] = merge(totals[name], moments) if name in totals else moments
+        for level in self.levels:
+            for shard in sorted(level.committed()):
+                found, _ = read_moments(level.path / moments_name(shard), sealed=level.format > 1)
+                for name, moments in found.items():
+                    totals[name] = merge(totals[name], moments) if name in totals else moments
         return {
             name: (total.mean.astype(np.float32), total.std.astype(np.float32)) for name, total in totals.items() if total.count
         }
 
+    @cached_property
+    def calibration(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation (C,), float32, by which each layer was quantised; empty unless `dtype` is int8."""
+        if self.dtype != "int8":
+            return {}
+        return {layer: pair for level in self.levels for layer, pair in read_calibration(level).items()}
 
-def moments_path(level: Level, shard: int) -> Path:
-    """Where the channel statistics of one shard lie."""
-    return level.path / "moments" / f"{shard:06d}.safetensors"
+
+def _depth(layer: str) -> list[tuple[int, str]]:
+    """Sorts block_2 before block_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", layer)]
 
 
-def read_moments(path: Path) -> dict[str, Moments]:
-    """Channel statistics of one shard, by layer name. Raises StoreError when the file is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+def read_calibration(level: Level) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and deviation (C,) float32 by layer. Raises StoreError when the file is missing or damaged."""
+    path = level.path / CALIBRATION
+    fix = "Run `d2st cache repair` on the store, or restore the file: without it int8 token maps can't be read"
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"{path} is missing or damaged: {error}",
-            fix="Delete this shard's part of tokens/ledger and run `d2st cache build` again",
-        ) from error
-    names = [key.removesuffix(".count") for key in tensors if key.endswith(".count")]
-    return {name: Moments(int(tensors[f"{name}.count"][0]), tensors[f"{name}.mean"], tensors[f"{name}.m2"]) for name in names}
+        data = path.read_bytes()
+        check_seal(data, where=str(path))
+        tensors = load(data)
+        return {layer: (tensors[f"{layer}.mean"], tensors[f"{layer}.std"]) for layer in level.config["layers"]}
+    except (OSError, KeyError) as error:
+        raise StoreError(f"{path} is missing or damaged: {error}", fix=fix) from error
 
 
 class Store:
@@ -92,27 +131,21 @@ class Store:
 
     Args:
         path: the store's folder.
+        tokens: which set of token maps `tokens` is.
 
     Raises:
         StoreError: there is no store, or one of a newer format.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tokens: str = MAIN) -> None:
         self.path = path
-        if not (path / "zarr.json").is_file():
-            raise StoreError(
-                f"there is no d2st store at {path}", fix="Build one: d2st cache build MANIFEST --cache " + str(path)
-            )
-        version = read_attributes(path).get("d2st", {}).get("format")
-        if version != FORMAT:
-            raise StoreError(
-                f"{path} has store format {version}, this d2st reads {FORMAT}", fix="Install the d2st that wrote it"
-            )
+        self.token_set = tokens
+        self.format = read_format(path)
 
     @classmethod
-    def open(cls, path: Path | str) -> "Store":
+    def open(cls, path: Path | str, *, tokens: str = MAIN) -> "Store":
         """Open the store at `path`. Raises StoreError as the class does."""
-        return cls(Path(path))
+        return cls(Path(path), tokens=tokens)
 
     @classmethod
     def ensure(cls, path: Path | str) -> "Store":
@@ -120,7 +153,7 @@ class Store:
         path = Path(path)
         if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
             raise StoreError(f"{path} exists and is no d2st store", fix="Name a new folder with --cache")
-        ensure_group(path, {"d2st": {"format": FORMAT}})
+        ensure_root(path)
         return cls(path)
 
     @property
@@ -131,18 +164,43 @@ class Store:
     @cached_property
     def tokens(self) -> TokenLevel:
         """The token maps. Raises StoreError when there are none yet."""
-        if not (self.path / "tokens" / "zarr.json").exists():
+        levels = self.token_levels(self.token_set)
+        if not levels:
+            sets = self.token_sets()
+            if sets:
+                raise StoreError(f"{self.path} has no token set named {self.token_set}", fix=f"It has {', '.join(sets)}")
             raise StoreError(f"{self.path} holds no token maps yet", fix="Run `d2st cache build` to its end")
-        return TokenLevel(open_level(self.path, "tokens"))
+        return TokenLevel(levels)
+
+    def token_levels(self, name: str) -> list[Level]:
+        """The levels of a token set: what it was made with, and each addition of layers."""
+        folder = token_folder(name)
+        found = [folder, *sorted((path.name for path in self.path.glob(f"{folder}+*")), key=_depth)]
+        return [open_level(self.path, name) for name in found if (self.path / name / "zarr.json").exists()]
+
+    def token_sets(self) -> list[str]:
+        """Names of the sets of token maps."""
+        names = [path.parent.name for path in sorted(self.path.glob("tokens*/zarr.json")) if "+" not in path.parent.name]
+        return [MAIN if name == "tokens" else name.removeprefix("tokens-") for name in names]
+
+    def plan(self) -> pl.DataFrame:
+        """Where each sample lies (`plan.PLAN_SCHEMA`)."""
+        return read_plan(self.path / "plan", sealed=self.format > 1)
 
     def manifest(self) -> pl.DataFrame:
         """What each sample is, as it was at the last build."""
         try:
-            return pl.read_parquet(self.path / "manifest.parquet")
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(
-                f"{self.path}/manifest.parquet is missing or damaged", fix="Run `d2st cache build` again"
-            ) from error
+            return read_sealed(self.path / "manifest.parquet", sealed=self.format > 1)[0]
+        except StoreError as error:
+            raise StoreError(error.message, fix="Run `d2st cache build` again with the manifest") from error
+
+    def write_manifest(self, manifest: pl.DataFrame) -> None:
+        """Keep `manifest` in the store."""
+        write_atomic(self.path / "manifest.parquet", sealed_parquet(manifest))
+
+    def current(self, level: Level) -> pl.DataFrame:
+        """The ledger rows of `level` that hold: one a sample, that of the shard in which the plan sees it."""
+        return level.rows().join(self.plan().select("sample_id", "shard"), on=["sample_id", "shard"], how="semi")
 
     def samples(self, manifest: pl.DataFrame | None = None) -> pl.DataFrame:
         """One row a sample that has token maps: the manifest's columns, `start` (first row) and `frames_cached`, by sample_id.
@@ -150,29 +208,16 @@ class Store:
         Args:
             manifest: labels and splits to use instead of those at build time; samples that it lacks are left out.
         """
-        rows = self.tokens.level.rows().filter(pl.col("reason").is_null())
-        rows = rows.select("sample_id", "start", pl.col("frames").alias("frames_cached"))
+        rows: pl.DataFrame | None = None
+        for level in self.tokens.levels:  # a sample counts when all layers have it
+            found = self.current(level).filter(pl.col("reason").is_null())
+            found = found.select("sample_id", "start", pl.col("frames").alias("frames_cached"))
+            rows = found if rows is None else rows.join(found, on=found.columns, how="semi")
         described = self.manifest() if manifest is None else manifest
         return described.join(rows, on="sample_id", how="inner").sort("sample_id")
 
     def rejected(self, manifest: pl.DataFrame | None = None) -> pl.DataFrame:
         """One row a sample that could not be cached: the manifest's columns, `reason` and `detail`, by sample_id."""
-        rows = self.crops.rows().filter(pl.col("reason").is_not_null()).select("sample_id", "reason", "detail")
+        rows = self.current(self.crops).filter(pl.col("reason").is_not_null()).select("sample_id", "reason", "detail")
         described = self.manifest() if manifest is None else manifest
         return described.join(rows, on="sample_id", how="inner").sort("sample_id")
-
-
-@contextmanager
-def locked_for_building(store: Path) -> Iterator[None]:
-    """Hold the store's building lock; clears what killed builders left. Raises StoreError while another process builds."""
-    try:
-        file = open(store / ".lock", "w")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise StoreError(f"can't write in {store}: {error.strerror}", fix="Check the folder's permissions") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is building {store}", fix="Wait for it, or stop it first") from error
-        remove_leftovers(store)
-        yield

@@ -1,6 +1,7 @@
 """Stores, levels, plans and ledgers: what exists is what was committed; a config that differs is refused by name."""
 
 import json
+import threading
 
 import numpy as np
 import polars as pl
@@ -8,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2st.cache.arrays import SHARD_FRAMES
-from d2st.cache.errors import FingerprintError, StoreError
+from d2st.cache.arrays import SHARD_FRAMES, ensure_array
+from d2st.cache.errors import ConfigError, FingerprintError, StoreError
 from d2st.cache.fingerprint import differing_fields, fingerprint
-from d2st.cache.ledger import LEDGER_SCHEMA, read_digests
+from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import ensure_level, open_level
-from d2st.cache.moments import merge, moments_of
+from d2st.cache.moments import add_frames, merge, moments_bytes, moments_name, moments_of, read_moments
 from d2st.cache.plan import extend_plan, plan_shards, read_plan
-from d2st.cache.shard import FileDigest
-from d2st.cache.store import Store, locked_for_building
+from d2st.cache.reader import ArrayReader
+from d2st.cache.store import Store
 
 
 def samples(slots, prefix="s"):
     return pl.DataFrame(
-        {"sample_id": [f"{prefix}{i:05d}" for i in range(len(slots))], "slots": slots, "counted": [True] * len(slots)},
-        schema={"sample_id": pl.String, "slots": pl.Int32, "counted": pl.Boolean},
+        {"sample_id": [f"{prefix}{i:05d}" for i in range(len(slots))], "slots": slots},
+        schema={"sample_id": pl.String, "slots": pl.Int32},
     )
 
 
@@ -32,6 +33,11 @@ def ledger_rows(shard, count=2):
         schema=LEDGER_SCHEMA,
         orient="row",
     )
+
+
+def commit(level, shard, rows, **more):
+    with level.stage(shard) as staged:
+        return staged.commit(rows, **more)
 
 
 @given(st.lists(st.integers(0, 40), max_size=200))
@@ -55,18 +61,37 @@ def test_the_plan_appends_and_never_moves_a_sample(tmp_path):
 def test_a_level_holds_what_was_committed_and_no_more(tmp_path):
     level = ensure_level(tmp_path, "crops", {"size": 224})
     assert level.rows().is_empty()
-    level.commit(3, ledger_rows(3), {}, {"crops/x": FileDigest(10, 7)})
-    level.commit(1, ledger_rows(1), {}, {})
+    assert commit(level, 3, ledger_rows(3), source="abc")
+    assert commit(level, 1, ledger_rows(1))
     assert level.committed() == {1, 3}
     assert level.rows()["sample_id"].to_list() == ["s10", "s11", "s30", "s31"]
-    assert read_digests(level.ledger, 3) == {"crops/x": FileDigest(10, 7)}
+    assert level.part(3).source == "abc"
+    assert level.part(3).config == {"size": 224}
+    assert level.part(3).content != level.part(1).content
+
+
+def test_whoever_commits_second_changes_nothing(tmp_path):
+    level = ensure_level(tmp_path, "crops", {"size": 224})
+    ensure_array(level.array("frames"), frame_shape=(2,), dtype="uint8", shards=1, attributes={})
+    with level.stage(0) as slow, level.stage(0) as fast:
+        for staged, value in ((slow, 1), (fast, 2)):
+            staged.writer("frames", frame_dims=1).append(np.full((2, 2), value, np.uint8))
+        assert fast.commit(ledger_rows(0))
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and ".staging" not in str(path)}
+        assert not slow.commit(ledger_rows(0))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    out = np.empty((2, 2), np.uint8)
+    ArrayReader(level.array("frames")).read([0, 1], out)
+    assert (out == 2).all()
 
 
 def test_committing_twice_gives_the_same_bytes(tmp_path):
     level = ensure_level(tmp_path, "crops", {"size": 224})
-    level.commit(0, ledger_rows(0), {}, {})
+    commit(level, 0, ledger_rows(0))
     first = (level.ledger / "000000.parquet").read_bytes()
-    level.commit(0, ledger_rows(0), {}, {})
+    level.withdraw(0)
+    assert level.committed() == set()
+    commit(level, 0, ledger_rows(0))
     assert (level.ledger / "000000.parquet").read_bytes() == first
 
 
@@ -83,7 +108,7 @@ def test_a_config_changed_by_hand_is_noticed(tmp_path):
     document = json.loads((level.path / "zarr.json").read_text())
     document["attributes"]["d2st"]["config"]["size"] = 225
     (level.path / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="does not match its fingerprint"):
+    with pytest.raises(StoreError, match="fails its own checksum"):
         open_level(tmp_path, "crops")
 
 
@@ -95,7 +120,7 @@ def test_fingerprint_ignores_order_alone():
 
 def test_a_damaged_ledger_part_is_named(tmp_path):
     level = ensure_level(tmp_path, "crops", {})
-    level.commit(0, ledger_rows(0), {}, {})
+    commit(level, 0, ledger_rows(0))
     (level.ledger / "000000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(StoreError, match=r"000000\.parquet is damaged"):
         level.rows()
@@ -111,14 +136,81 @@ def test_opening_what_is_no_store(tmp_path):
         _ = Store.ensure(tmp_path / "new").tokens
 
 
-def test_one_builder_at_a_time_and_leftovers_go(tmp_path):
-    (tmp_path / ".shard.123.partial").write_bytes(b"torn")
-    with locked_for_building(tmp_path):
-        assert not (tmp_path / ".shard.123.partial").exists()
-        with pytest.raises(StoreError, match="another process is building"), locked_for_building(tmp_path):
-            pass
-    with locked_for_building(tmp_path):
-        pass
+def test_samples_that_are_tried_again_move_and_their_old_rows_no_longer_hold(tmp_path):
+    store = Store.ensure(tmp_path / "s")
+    level = ensure_level(store.path, "crops", {"size": 1})
+    ids = ["s00", "s01"]
+    extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}))
+    rejected = ledger_rows(0).with_columns(
+        reason=pl.Series([None, "no_face"]),
+        start=pl.Series([0, None], dtype=pl.Int64),
+        frames=pl.Series([1, 0], dtype=pl.Int32),
+    )
+    commit(level, 0, rejected)
+    plan = extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}), again=["s01"])
+    assert dict(plan.select("sample_id", "shard").rows()) == {"s00": 0, "s01": 1}
+    assert store.current(level)["sample_id"].to_list() == ["s00"]
+    row = ledger_rows(0)[1:].with_columns(start=pl.lit(SHARD_FRAMES, pl.Int64))
+    commit(level, 1, row)
+    assert store.current(level)["start"].to_list() == [0, SHARD_FRAMES]
+
+
+def test_a_copy_that_stopped_being_one_gets_a_place(tmp_path):
+    extend_plan(tmp_path, samples([1, 0]))
+    plan = extend_plan(tmp_path, samples([1, 12]))
+    assert plan.rows() == [("s00000", 0, 1), ("s00001", 1, 12)]
+    assert extend_plan(tmp_path, samples([1, 12])).equals(plan)
+
+
+def test_builders_that_plan_at_once_lose_nothing_and_share_no_shard(tmp_path):
+    groups = [samples([12] * 40, prefix) for prefix in "abcdef"]
+    threads = [threading.Thread(target=extend_plan, args=(tmp_path, group)) for group in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    plan = read_plan(tmp_path)
+    assert set(plan["sample_id"]) == {name for group in groups for name in group["sample_id"]}
+    shared = plan.with_columns(group=pl.col("sample_id").str.head(1)).group_by("shard").agg(pl.col("group").n_unique())
+    assert shared["group"].max() == 1
+
+
+def test_a_token_set_is_known_by_name(tmp_path):
+    store = Store.ensure(tmp_path / "s")
+    for folder, layers in (
+        ("tokens", ["block_2"]),
+        ("tokens+1", ["block_10"]),
+        ("tokens+2", ["block_1"]),
+        ("tokens-l14", ["block_0"]),
+    ):
+        level = ensure_level(store.path, folder, {"layers": layers})
+        for layer in layers:
+            ensure_array(level.array(f"{layer}/maps"), frame_shape=(2, 3, 4), dtype="float16", shards=1, attributes={})
+    assert store.token_sets() == ["main", "l14"]
+    assert store.tokens.layers == ("block_1", "block_2", "block_10")
+    assert store.tokens.fingerprint == fingerprint({"layers": ["block_1", "block_2", "block_10"]})
+    assert store.tokens.array("block_10", "maps") == store.path / "tokens+1" / "block_10" / "maps"
+    assert Store.open(store.path, tokens="l14").tokens.layers == ("block_0",)
+    with pytest.raises(StoreError, match="no token set named b32"):
+        _ = Store.open(store.path, tokens="b32").tokens
+    with pytest.raises(ConfigError, match="can't name a token set"):
+        _ = Store.open(store.path, tokens="../x").tokens
+
+
+def test_statistics_do_not_depend_on_how_a_shard_is_cut(tmp_path):
+    frames = np.random.default_rng(0).normal(2, 5, size=(20, 3, 3, 8)).astype(np.float16)
+    whole = add_frames(None, frames)
+    parts = add_frames(add_frames(add_frames(None, frames[:0]), frames[:7]), frames[7:])
+    assert moments_bytes({"a": whole}, counted="x") == moments_bytes({"a": parts}, counted="x")
+    path = tmp_path / moments_name(3)
+    path.parent.mkdir()
+    path.write_bytes(moments_bytes({"a": whole}, counted="x"))
+    found, counted = read_moments(path)
+    assert counted == "x"
+    np.testing.assert_array_equal(found["a"].m2, whole.m2)
+    path.write_bytes(path.read_bytes()[:-1] + b"~")
+    with pytest.raises(StoreError, match="fails its own checksum"):
+        read_moments(path)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
