@@ -17,7 +17,17 @@ from d2st.cache.ledger import LEDGER_SCHEMA, Part, committed_shards, part_bytes,
 from d2st.cache.shard import ShardWriter
 from d2st.cache.staging import Staging, roll_forward
 
-__all__ = ["FORMAT", "FORMATS_READ", "Level", "StagedShard", "ensure_level", "ensure_root", "open_level", "read_format"]
+__all__ = [
+    "FORMAT",
+    "FORMATS_READ",
+    "Level",
+    "StagedShard",
+    "ensure_level",
+    "ensure_root",
+    "open_level",
+    "read_format",
+    "require_writable",
+]
 
 FORMAT = 2
 FORMATS_READ = (1, 2)  # 1 has no seals
@@ -160,8 +170,18 @@ def read_format(store: Path) -> int:
 
 
 def ensure_root(store: Path) -> None:
-    """Make the store's root group unless it is there."""
+    """Make the store's root group unless it is there. Raises StoreError for a store of an older format, which can only be read."""
     ensure_group(store, {"d2st": {"format": FORMAT}})
+    require_writable(store)
+
+
+def require_writable(store: Path) -> None:
+    """Raise StoreError unless this d2st may add to the store at `store` and change it."""
+    if (version := read_format(store)) != FORMAT:
+        raise StoreError(
+            f"{store} was built by an older d2st (store format {version}): it can be read, but not added to or changed",
+            fix="Go on using it for training and evaluation, and build a new one with another --cache to add samples",
+        )
 
 
 def ensure_level(store: Path, name: str, config: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> Level:

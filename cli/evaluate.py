@@ -57,18 +57,16 @@ def evaluate(
       d2st eval runs/faces --cache wild.d2st --manifest relabelled.parquet --out results/wild
       d2st eval runs/faces --json > metrics.json
     """
-    from d2st.adapter.evaluate.run import check_store, evaluate_run
+    from d2st.adapter.evaluate.run import evaluate_run, open_matching
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
     from d2st.cache.device import pick_device
-    from d2st.cache.store import Store
     from d2st.cli.progress import phases
 
     checkpoint = resolve_checkpoint(run)
     device = pick_device(device)
     detector, meta = load_detector(checkpoint, device=device)
-    stores = [Store.open(path) for path in cache or [_training_cache(checkpoint)]]
-    for store in stores:
-        check_store(store, config=meta["config"], layers=meta["layers"])
+    paths = cache or [_training_cache(checkpoint)]
+    stores = [open_matching(path, config=meta["config"], layers=meta["layers"]) for path in paths]
     out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
     with phases({"samples": ("score", "samples")}, quiet=as_json) as on_progress:
         summary = evaluate_run(

@@ -25,6 +25,7 @@ class Stages(StrEnum):
 
 def train(
     cache: Annotated[Path, typer.Option(metavar="STORE", help="The cache to train from.", show_default=False)],
+    tokens: Annotated[str, typer.Option(metavar="NAME", help="Which of the cache's token sets (`d2st cache info`).")] = "main",
     stage: Annotated[Stages, typer.Option(help="1 single frames, 2 clips, 3 both in one feature space.")] = Stages.every,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Labels and splits to use.  [default: the cache's own]")
@@ -83,7 +84,7 @@ def train(
 
         try:
             results = run_training(
-                Store.open(cache),
+                Store.open(cache, tokens=tokens),
                 stages=(1, 2, 3) if stage is Stages.every else (int(stage.value),),
                 runs=runs,
                 name=name,
@@ -99,7 +100,8 @@ def train(
             )
         except KeyboardInterrupt:
             if run:
-                again = f"d2st train --cache {cache} --stage {stage.value} --runs {runs} --name {run['name']} --resume"
+                chosen = f" --tokens {tokens}" if tokens != "main" else ""
+                again = f"d2st train --cache {cache}{chosen} --stage {stage.value} --runs {runs} --name {run['name']} --resume"
                 stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
             raise
     following = f"d2st eval {run['folder']} --cache {cache}"

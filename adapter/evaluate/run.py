@@ -19,7 +19,7 @@ from d2st.cache.fingerprint import check_same
 from d2st.cache.loader import TokenLoader
 from d2st.cache.store import Store
 
-__all__ = ["NOT_BUILT", "check_store", "choose_samples", "evaluate_run"]
+__all__ = ["NOT_BUILT", "check_store", "choose_samples", "evaluate_run", "open_matching"]
 
 NOT_BUILT = "not_built"  # listed in the manifest, but no build has tried it yet
 
@@ -127,3 +127,21 @@ def check_store(store: Store, *, config: dict[str, Any], layers: Sequence[str]) 
     )
     if lacking := [layer for layer in layers if layer not in store.tokens.layers]:
         raise FingerprintError(f"the cache {store.path.name} lacks the layers {', '.join(lacking)}", fields=["layers"], fix=fix)
+
+
+def open_matching(path: Path, *, config: dict[str, Any], layers: Sequence[str]) -> Store:
+    """Open the store at `path` with that of its token sets which the detector was trained on the like of.
+
+    Raises:
+        FingerprintError: there is none; names the fields in which the first one differs (`check_store`).
+        StoreError: there is no store, or it is damaged.
+    """
+    stores = [Store.open(path, tokens=name) for name in Store.open(path).token_sets()] or [Store.open(path)]
+    refused = []
+    for store in stores:
+        try:
+            check_store(store, config=config, layers=layers)
+            return store
+        except FingerprintError as error:
+            refused.append(error)
+    raise refused[0]

@@ -52,7 +52,7 @@ def describe(store: Store, recipe: Recipe, *, clip_frames: int) -> dict[str, Any
         "clip_frames": clip_frames,
         "fingerprint": store.tokens.fingerprint,
         "config": store.tokens.config,
-        "notes": store.tokens.level.notes,
+        "notes": store.tokens.notes,
         "seed": recipe.seed,
         "label_smoothing": recipe.loss.label_smoothing,
         "shuffled_labels": recipe.data.shuffle_labels,
