@@ -1,7 +1,7 @@
 """Checkpoints: safetensors with everything that a prediction needs in the same file, and nothing that could run code.
 
-A checkpoint carries the weights, the channel statistics, and as JSON in its header what the adapter is and how its input was made, so
-that `predict` needs no store and no recipe. The state to resume from lies beside it, in the same format.
+A checkpoint carries the weights, the channel statistics, the calibration of int8 token maps, and as JSON in its header what the adapter
+is and how its input was made, so that `predict` needs no store and no recipe. The state to resume from lies beside it, in the same format.
 """
 
 import json
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from d2st.adapter.nets import Detector, Head, build_adapter
 from d2st.adapter.train.optim import Ema
+from d2st.cache.codec import Calibration
 from d2st.cache.errors import RunError
 from d2st.cache.files import write_atomic
 
@@ -57,11 +58,14 @@ def build_detector(meta: Mapping[str, Any], stats: Stats) -> Detector:
     return Detector(adapter, Head(adapter.embed_dim))
 
 
-def save_checkpoint(path: Path, detector: torch.nn.Module, *, meta: Mapping[str, Any], stats: Stats) -> None:
-    """Write weights, statistics and `meta` (JSON values) as one file, all or nothing."""
+def save_checkpoint(
+    path: Path, detector: torch.nn.Module, *, meta: Mapping[str, Any], stats: Stats, calibration: Calibration | None = None
+) -> None:
+    """Write weights, statistics, `calibration` (of int8 token maps) and `meta` (JSON values) as one file, all or nothing."""
     tensors = {f"model.{name}": value for name, value in detector.state_dict().items()}
-    for layer, (mean, deviation) in stats.items():
-        tensors[f"stats.{layer}.mean"], tensors[f"stats.{layer}.std"] = torch.as_tensor(mean), torch.as_tensor(deviation)
+    for kind, pairs in (("stats", stats), ("calibration", calibration or {})):
+        for layer, (mean, deviation) in pairs.items():
+            tensors[f"{kind}.{layer}.mean"], tensors[f"{kind}.{layer}.std"] = torch.as_tensor(mean), torch.as_tensor(deviation)
     _save(path, tensors, {"format": FORMAT, **meta})
 
 
@@ -73,7 +77,8 @@ def load_detector(path: Path | str, *, device: str = "cpu") -> tuple[Detector, d
 
     Returns:
         The detector on `device`, and a dict with stage, adapter, adapter_params, layers, channels, grid, clip_frames (T of a clip; 1 means
-        that frames are scored alone), fingerprint and config of the token maps, epoch, metric, seed, label_smoothing.
+        that frames are scored alone), fingerprint and config of the token maps, epoch, metric, seed, label_smoothing; and calibration:
+        layer -> mean (C,) and deviation (C,) by which the token maps were quantised, empty unless they are int8.
 
     Raises:
         RunError: there is no checkpoint, or it is damaged or of a newer format.
@@ -84,14 +89,9 @@ def load_detector(path: Path | str, *, device: str = "cpu") -> tuple[Detector, d
         raise RunError(
             f"{path} has checkpoint format {meta.get('format')}, this d2st reads {FORMAT}", fix="Use the d2st that wrote it"
         )
-    names = {
-        key.removeprefix("stats.").removesuffix(".mean")
-        for key in tensors
-        if key.startswith("stats.") and key.endswith(".mean")
-    }
-    detector = build_detector(meta, {name: (tensors[f"stats.{name}.mean"], tensors[f"stats.{name}.std"]) for name in names})
+    detector = build_detector(meta, _pairs(tensors, "stats"))
     _load_into(detector, tensors, path)
-    return detector.to(device).eval(), meta
+    return detector.to(device).eval(), {**meta, "calibration": _pairs(tensors, "calibration")}
 
 
 def load_weights(detector: torch.nn.Module, path: Path) -> dict[str, Any]:
@@ -165,6 +165,14 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     meta = read_meta(path)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118, no mapping
+
+
+def _pairs(tensors: Mapping[str, Tensor], kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and deviation (C,) by name, as `save_checkpoint` wrote them under `kind`."""
+    names = [key.removeprefix(f"{kind}.").removesuffix(".mean") for key in tensors if key.startswith(f"{kind}.")]
+    return {
+        name: (tensors[f"{kind}.{name}.mean"], tensors[f"{kind}.{name}.std"]) for name in names if not name.endswith(".std")
+    }
 
 
 def _load_into(detector: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -26,16 +26,19 @@ SAVE_EVERY_S = 300.0  # the most work that a killed run can lose
 
 @dataclass(frozen=True)
 class Keeper:
-    """Writes a stage's checkpoints into `folder`; `meta` (JSON values) and `stats` go into each of them."""
+    """Writes a stage's checkpoints into `folder`; `meta` (JSON values), `stats` and `calibration` go into each of them."""
 
     folder: Path
     meta: Mapping[str, Any]
     stats: Mapping[str, tuple[Any, Any]]
+    calibration: Mapping[str, tuple[Any, Any]]
 
     def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any]) -> None:
         """Write the detector as it is now; `record` is its epoch's."""
         what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"]}
-        checkpoint.save_checkpoint(self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats)
+        checkpoint.save_checkpoint(
+            self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats, calibration=self.calibration
+        )
 
     def state(self, trainer: Trainer, progress: Progress) -> None:
         """Write what is needed to go on from here."""

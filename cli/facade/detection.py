@@ -1,7 +1,7 @@
 """A trained detector for media files: `Detector.load("runs/mine").predict("clip.mp4")`.
 
 It runs the same decoding, cropping, encoding and scoring code as `d2st cache build` and `d2st eval`; the token maps are even rounded to the
-cache's dtype. So a file's score is the one that the cache would give.
+cache's dtype, or quantised by its calibration. So a file's score is the one that the cache would give.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,10 @@ from d2st.cache.errors import D2stError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from d2st.adapter.nets import Detector as Network
+    from d2st.cache.codec import Calibration
     from d2st.cache.loader import Batch, Request
     from d2st.pipeline.build.restore import EncodedFile, FrontEnd
 
@@ -82,6 +84,7 @@ class Detector:
             meta["config"],
             pretrained=pretrained or meta["notes"]["pretrained"],
             detector_weights=detector_weights,
+            calibration=meta["calibration"],
             device=device,
         )
         return cls(network, front_end, clip_frames=meta["clip_frames"])
@@ -115,7 +118,8 @@ class Detector:
                 "frames_cached": count,
             }
         )
-        found = score_samples(self._network, _InMemory(encoded), sample, clip_frames=self._clip_frames).row(0, named=True)
+        source = _InMemory(encoded, self._front_end.encoder.calibration)
+        found = score_samples(self._network, source, sample, clip_frames=self._clip_frames).row(0, named=True)
         scores = tuple(found["frame_scores"])
         times = encoded.info["timestamps_s"] if len(scores) == count else _chosen(encoded.info["timestamps_s"], len(scores))
         return Prediction(path, kind, found["score"], found["logit"], scores, tuple(times), encoded.info)
@@ -124,8 +128,15 @@ class Detector:
 class _InMemory:
     """One file's token maps behind the interface of `cache.TokenLoader`."""
 
-    def __init__(self, encoded: "EncodedFile") -> None:
-        self._tokens = encoded.tokens
+    def __init__(self, encoded: "EncodedFile", calibration: "Calibration") -> None:
+        from d2st.cache.codec import as_tensor, decode
+
+        arrays = encoded.tokens.arrays
+        layers = [name.removesuffix("/cls") for name in arrays if name.endswith("/cls")]
+        self._maps = {
+            layer: decode(arrays[f"{layer}/maps"], arrays.get(f"{layer}/scales"), calibration.get(layer)) for layer in layers
+        }
+        self._cls = {layer: as_tensor(arrays[f"{layer}/cls"]) for layer in layers}
 
     def stream(self, requests: "Iterable[Request]") -> "Iterator[Batch]":
         import torch
@@ -134,18 +145,17 @@ class _InMemory:
 
         for request in requests:
             mask = torch.from_numpy(request.rows >= 0)  # (B,T)
-            maps = {layer: _take(values, request.rows) for layer, values in self._tokens.maps.items()}
-            cls = {layer: _take(values, request.rows) for layer, values in self._tokens.cls.items()}
-            yield Batch(maps, cls, mask, request.tag)
+            maps = {layer: _take(values, request.rows) for layer, values in self._maps.items()}
+            yield Batch(maps, {layer: _take(values, request.rows) for layer, values in self._cls.items()}, mask, request.tag)
 
 
-def _take(values: "np.ndarray", rows: "np.ndarray") -> Any:
-    """values (N,...) at rows (B,T) as a tensor (B,T,...); padding (-1) is zero; bfloat16 bits become bfloat16."""
+def _take(values: "Tensor", rows: "np.ndarray") -> "Tensor":
+    """values (N,...) at rows (B,T): (B,T,...), zero at padding (-1)."""
     import torch
 
-    taken = values[rows] * (rows >= 0).reshape(*rows.shape, *[1] * (values.ndim - 1)).astype(values.dtype)
-    tensor = torch.from_numpy(taken)
-    return tensor.view(torch.bfloat16) if values.dtype.name == "uint16" else tensor
+    taken = values[torch.from_numpy(rows)]
+    taken[torch.from_numpy(rows < 0)] = 0
+    return taken
 
 
 def _chosen(times: list[float], count: int) -> list[float]:

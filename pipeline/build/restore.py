@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from d2st.cache.codec import Calibration
 from d2st.cache.errors import D2stError, MediaError, WeightsError
 from d2st.cache.fingerprint import check_same
 from d2st.pipeline.build.crop import CropSettings, crop_frames
@@ -58,7 +59,12 @@ class FrontEnd:
 
 
 def restore_front_end(
-    config: dict[str, Any], *, pretrained: str, detector_weights: Path | None = None, device: str = "cpu"
+    config: dict[str, Any],
+    *,
+    pretrained: str,
+    detector_weights: Path | None = None,
+    calibration: Calibration | None = None,
+    device: str = "cpu",
 ) -> FrontEnd:
     """Rebuild the front end that the config of a tokens level declares.
 
@@ -66,8 +72,10 @@ def restore_front_end(
         config: as `declared_tokens` gives it.
         pretrained: where the backbone's weights are: an open_clip tag, a file, or random:SEED.
         detector_weights: the detector's file, for a detector that needs one.
+        calibration: by which the level's int8 maps were quantised, so that these are quantised alike; not needed for other dtypes.
 
     Raises:
+        ConfigError: int8 maps without the calibration of all layers.
         WeightsError: weights that are not those of the build.
         FingerprintError: this version of d2st would make other crops or maps than the build did.
     """
@@ -90,6 +98,8 @@ def restore_front_end(
             fix="Name the same weights with --pretrained",
         )
     encoder = Encoder(backbone, config["layers"], micro_batch=config["micro_batch"], dtype=config["dtype"])
+    if encoder.dtype == "int8":
+        encoder.calibration = calibration or {}
     check_same(
         config, declared_tokens(encoder, settings, detector), where="the checkpoint's cache", fix="Use the d2st that built it"
     )

@@ -1,73 +1,78 @@
-"""Face crops in, token maps out.
+"""Face crops in, token maps out, as they are stored: cast or quantised on the device, so that int8 halves the way to the host too.
 
-The one decision: CLIP's bits depend on the batch size (another size takes other matrix kernels, which add up in another
-order), so every forward pass has exactly `micro_batch` pictures, the last one filled up with black ones. A frame's tokens
-then depend on nothing but its own pixels: not on its neighbours, their order, or how many there were. The micro-batch is
-part of the fingerprint.
-
-A layer's output is the raw residual stream behind that block: no final LayerNorm, no projection.
+The calibration of int8 is a value, not a running estimate: made once from a sample of the training split, kept with the store and with each
+checkpoint. So a frame has the same bits whenever, wherever and after whatever it is encoded.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from d2st.cache.errors import ConfigError, WeightsError
+from d2st.cache.codec import TOKEN_DTYPES, Calibration, quantise, safe_deviation, stored_arrays
+from d2st.cache.errors import ConfigError
 from d2st.pipeline.clip.backbone import Backbone
 from d2st.pipeline.clip.layers import layer_index, layer_names
+from d2st.pipeline.clip.taps import FLOAT16_MAX, Take, run_backbone
 
-__all__ = ["DTYPES", "Encoder", "Tokens"]
+__all__ = ["CALIBRATION_FRAMES", "Encoder", "Tokens"]
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_FLOAT16_MAX = 65504.0
+CALIBRATION_FRAMES = 256  # of the training split, or all that there are: 50,000 tokens of ViT-B/16
+_QUANTISATION = {
+    "scheme": "channel-standardised, float16 scale a token",
+    "version": 1,
+    "calibration_frames": CALIBRATION_FRAMES,
+}
+_STORED = {"float16": torch.float16, "uint16": torch.bfloat16, "int8": torch.int8}  # numpy's name: what we compute it as
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tapped layers of N frames: `maps[layer]` (N, H, W, C) and `cls[layer]` (N, C).
+    """The tapped layers of N frames, as they are stored: `arrays["<layer>/<kind>"]` (N, ...), with the kinds, shapes and dtypes of
+    `cache.codec.stored_arrays`.
 
-    Arrays are float16, or uint16 holding the bits of bfloat16. `clamped` counts the values that lay outside float16's range
-    and were set to its limit (always 0 for bfloat16).
+    `clamped` counts the values that lay outside float16's range and were set to its limit (always 0 for bfloat16).
     """
 
-    maps: dict[str, np.ndarray]
-    cls: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
     clamped: int
 
 
 class Encoder:
     """Runs a backbone over face crops, a fixed micro-batch at a time.
 
-    It takes the backbone over: the blocks behind the last tapped one are removed from `backbone.model`.
-    Raises ConfigError for layers that the backbone does not have (any more), or an unknown dtype.
+    It takes the backbone over: the blocks behind the last tapped one are removed from `backbone.model`. For int8, set `calibration`
+    before the first `encode`: to what `calibrate` gives, or to what the store or checkpoint at hand was made with.
+
+    Args:
+        layers: names in depth order, as `resolve_layers` gives them.
+        dtype: of the result, one of `cache.codec.TOKEN_DTYPES`.
+
+    Raises:
+        ConfigError: the backbone does not have these layers (any more), or the dtype is unknown.
     """
 
     def __init__(self, backbone: Backbone, layers: Sequence[str], *, micro_batch: int = 16, dtype: str = "float16") -> None:
-        """`layers`: names in depth order, as `resolve_layers` gives them. `dtype` of the result: float16 or bfloat16."""
         present = layer_names(len(backbone.model.transformer.resblocks))
         if not layers or list(layers) != [name for name in present if name in set(layers)]:
             raise ConfigError(
                 f"layers {', '.join(layers) or '(none)'} are not among the blocks of {backbone.name} in depth order",
                 fix=f"It has {present[0]} to {present[-1]}; for others load the backbone afresh",
             )
-        if dtype not in DTYPES:
-            raise ConfigError(f"{dtype!r} is not a token dtype", fix=f"Use one of {', '.join(DTYPES)}")
+        if dtype not in TOKEN_DTYPES:
+            raise ConfigError(f"{dtype!r} is not a token dtype", fix=f"Use one of {', '.join(TOKEN_DTYPES)}")
         if micro_batch < 1:
             raise ConfigError(f"a micro-batch of {micro_batch} frames is not possible", fix="Use 1 or more")
         self.backbone = backbone
         self.layers = tuple(layers)
         self.micro_batch = micro_batch
         self.dtype = dtype
+        self._calibration: dict[str, tuple[Tensor, Tensor]] = {}
         self._blocks = [layer_index(name) for name in self.layers]
         backbone.model.prune_intermediate_layers(self._blocks, prune_norm=True, prune_head=True)
-        pixel = torch.tensor([backbone.mean, backbone.std], device=backbone.device).mul(255.0)  # (2, 3)
-        self._mean, self._std = pixel[:, None, :, None, None]  # (1, 3, 1, 1) each, for pixels in [0, 255]
 
     def declared(self) -> dict[str, Any]:
         """What the tokens depend on, as JSON values for the fingerprint. Two encoders that declare the same are the same."""
@@ -84,75 +89,92 @@ class Encoder:
             "layers": list(self.layers),
             "tap": "residual-stream-after-block",
             "dtype": self.dtype,
+            **({"quantisation": dict(_QUANTISATION)} if self.dtype == "int8" else {}),
+        }
+
+    @property
+    def calibration(self) -> Calibration:
+        """Mean and deviation (C,) by which each layer is quantised, float32 on the device; empty until it is set."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, values: Calibration) -> None:
+        if missing := [layer for layer in self.layers if layer not in values]:
+            raise ConfigError(f"the calibration says nothing of {', '.join(missing)}", fix="Calibrate all layers together")
+
+        def placed(vector: Any) -> Tensor:
+            return torch.as_tensor(vector, dtype=torch.float32, device=self.backbone.device)
+
+        self._calibration = {
+            layer: (placed(mean), placed(std)) for layer, (mean, std) in values.items() if layer in self.layers
+        }
+
+    def calibrate(self, crops: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and deviation (C,) float32 of each layer over all patches of `crops`, fit to be the `calibration`; it is not set by this.
+
+        Args:
+            crops: as for `encode`; a sample of the training split, about `CALIBRATION_FRAMES`.
+
+        Raises:
+            ConfigError: there are no crops. WeightsError: as `encode` does.
+        """
+        if len(crops) == 0:
+            raise ConfigError("there is no frame to calibrate int8 by", fix="Use --dtype float16, or media with usable frames")
+        moments: dict[str, tuple[int, Tensor, Tensor]] = {}  # count, mean (C,), sum of squared deviations (C,)
+
+        def take(rows: slice, position: int, cls: Tensor, patches: Tensor) -> None:
+            layer, tokens = self.layers[position], patches.flatten(0, 1).double()  # (n*H*W, C)
+            mean = tokens.mean(dim=0)
+            seen = (len(tokens), mean, (tokens - mean).square_().sum(dim=0))
+            moments[layer] = _merge(moments[layer], seen) if layer in moments else seen
+
+        self._run(crops, take)
+        return {
+            layer: (mean.float().cpu().numpy(), safe_deviation((m2 / count).sqrt()).float().cpu().numpy())
+            for layer, (count, mean, m2) in moments.items()
         }
 
     def encode(self, crops: np.ndarray) -> Tokens:
         """Encode RGB crops (N, S, S, 3) uint8; any S (resized when it is not the model's size), any N, 0 too.
 
-        Raises ConfigError for another shape or dtype, WeightsError when the backbone gives values that are not finite.
+        Raises ConfigError for another shape or dtype, or int8 without `calibration`; WeightsError when the backbone gives values that are
+        not finite.
         """
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[3] != 3:
-            raise ConfigError(f"crops are {crops.dtype} {crops.shape}", fix="Pass uint8 of shape (N, S, S, 3)")
-        count, step, backbone = len(crops), self.micro_batch, self.backbone
-        on_gpu = backbone.device.startswith("cuda")
-        steps = -(-count // step)
-        pixels = torch.zeros((steps * step, *crops.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
-        pixels.numpy()[:count] = crops
+        if self.dtype == "int8" and not self._calibration:
+            raise ConfigError("int8 tokens can't be made before their calibration", fix="Set Encoder.calibration")
+        backbone, on_gpu = self.backbone, self.backbone.device.startswith("cuda")
+        layout = stored_arrays(self.dtype, backbone.grid, backbone.channels)
+        targets = {
+            f"{layer}/{kind}": torch.empty((len(crops), *shape), dtype=_STORED[name], pin_memory=on_gpu)
+            for layer in self.layers
+            for kind, (shape, name) in layout.items()
+        }
 
-        def room(*shape: int) -> list[Tensor]:
-            return [torch.empty((count, *shape), dtype=DTYPES[self.dtype], pin_memory=on_gpu) for _ in self.layers]
+        def take(rows: slice, position: int, cls: Tensor, patches: Tensor) -> None:
+            layer = self.layers[position]
+            for kind, values in self._stored(layer, cls, patches).items():
+                target = targets[f"{layer}/{kind}"][rows]
+                target.copy_(values.view(target.shape), non_blocking=True)
 
-        maps, cls = room(*backbone.grid, backbone.channels), room(backbone.channels)
-        checks = []  # one (2,) tensor a micro-batch; read at the end, so that the device never waits
-        with torch.inference_mode(), _plain_arithmetic():
-            for start in range(0, count, step):
-                rows = slice(start, min(start + step, count))
-                taps = self._forward(pixels[start : start + step].to(backbone.device, non_blocking=True))
-                for target, values in zip(cls + maps, taps, strict=True):
-                    values = values[: rows.stop - rows.start].float()
-                    checks.append(_check(values))
-                    values = values.clamp(-_FLOAT16_MAX, _FLOAT16_MAX) if self.dtype == "float16" else values
-                    target[rows].copy_(values.to(target.dtype).view(target[rows].shape), non_blocking=True)
-            if on_gpu:
-                torch.cuda.synchronize(backbone.device)
-        bad, large = torch.stack(checks).sum(dim=0).tolist() if checks else (0, 0)
-        if bad:
-            raise WeightsError(f"{backbone.name} gave {bad} values that are not finite", fix="Check the weights, or use fp32")
-        return Tokens(self._arrays(maps), self._arrays(cls), large if self.dtype == "float16" else 0)
+        large = self._run(crops, take)
+        arrays = {name: (t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for name, t in targets.items()}
+        return Tokens(arrays, 0 if self.dtype == "bfloat16" else large)
 
-    def _arrays(self, tensors: list[Tensor]) -> dict[str, np.ndarray]:
-        """Name the layers; numpy has no bfloat16, so its bits are handed out as uint16."""
-        named = zip(self.layers, tensors, strict=True)
-        return {name: (t if t.dtype == torch.float16 else t.view(torch.uint16)).numpy() for name, t in named}
+    def _run(self, crops: np.ndarray, take: Take) -> int:
+        return run_backbone(self.backbone, crops, blocks=self._blocks, micro_batch=self.micro_batch, take=take)
 
-    def _forward(self, pixels: Tensor) -> list[Tensor]:
-        """One micro-batch, uint8 (n, S, S, 3): first the CLS tokens (n, 1, C) of every layer, then its patches (n, H*W, C)."""
-        backbone = self.backbone
-        images = pixels.permute(0, 3, 1, 2).float()  # (n, 3, S, S), 0..255
-        size = (backbone.image_size, backbone.image_size)
-        if images.shape[2:] != size:
-            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 255.0)
-        images = (images - self._mean) / self._std
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=backbone.precision == "bf16"):
-            taps = backbone.model.forward_intermediates(
-                images, indices=self._blocks, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
-            )
-        return taps["image_intermediates_prefix"] + taps["image_intermediates"]
+    def _stored(self, layer: str, cls: Tensor, patches: Tensor) -> dict[str, Tensor]:
+        """Float32 tokens of a layer, (n, 1, C) and (n, H*W, C), as they are stored, by kind; still on the device."""
+        if self.dtype == "bfloat16":
+            return {"maps": patches.bfloat16(), "cls": cls.bfloat16()}
+        cls, patches = (values.clamp(-FLOAT16_MAX, FLOAT16_MAX) for values in (cls, patches))
+        if self.dtype == "float16":
+            return {"maps": patches.half(), "cls": cls.half()}
+        maps, scales = quantise(patches, *self._calibration[layer])
+        return {"maps": maps, "scales": scales, "cls": cls.half()}
 
 
-def _check(values: Tensor) -> Tensor:
-    """How many of the values are not finite, and how many of the finite ones lie outside float16's range: (2,) int64."""
-    finite = values.isfinite()
-    return torch.stack([(~finite).sum(), (finite & (values.abs() > _FLOAT16_MAX)).sum()])
-
-
-@contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    """Float32 means float32 (no TF32), and cuDNN keeps to one deterministic kernel; the caller's settings come back after."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _merge(a: tuple[int, Tensor, Tensor], b: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and squared deviations of both together (Chan, Golub and LeVeque, 1983)."""
+    count, delta = a[0] + b[0], b[1] - a[1]
+    return count, a[1] + delta * (b[0] / count), a[2] + b[2] + delta.square() * (a[0] * b[0] / count)

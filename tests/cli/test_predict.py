@@ -78,9 +78,23 @@ def project(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_direct_and_cached_scores_are_the_same(project, stage):
-    run = project / "runs" / "all" / f"stage{stage}"
+    assert_same_scores(project, project / "runs" / "all" / f"stage{stage}", Store.open(project / "faces.d2st"))
+
+
+def test_a_file_is_quantised_as_the_cache_was(project):
+    """The calibration travels with the checkpoint: no store is at hand when a file is scored."""
+    cache = project / "int8.d2st"
+    invoke("cache", "build", project / "faces.parquet", "--cache", cache, "--workers", 1, "--dtype", "int8", *BUILD)
+    small = ["adapter.params.width=16", "optim.epochs=1", "optim.batch_size=4"]
+    store = Store.open(cache)
+    run_training(store, stages=(1,), runs=project / "runs8", name="int8", overrides=small, device="cpu")
+    run = project / "runs8" / "int8"
+    assert load_detector(run)[1]["calibration"].keys() == set(store.tokens.layers)
+    assert_same_scores(project, run, store)
+
+
+def assert_same_scores(project, run, store):
     network, meta = load_detector(run)
-    store = Store.open(project / "faces.d2st")
     cached = score_samples(network, TokenLoader(store), store.samples(), clip_frames=meta["clip_frames"])
     paths = store.samples().select("sample_id", "path")
     detector = Detector.load(run, device="cpu")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from d2st.cache.codec import decode
 from d2st.cache.errors import ConfigError, WeightsError
 from d2st.pipeline.clip.backbone import load_backbone
 from d2st.pipeline.clip.encode import Encoder
@@ -24,14 +25,13 @@ def same(first, second):
 
 
 def assert_same(first, second):
-    for part in ("maps", "cls"):
-        one, two = getattr(first, part), getattr(second, part)
-        assert list(one) == list(two)
-        assert all(same(one[layer], two[layer]) for layer in one), part
+    assert list(first.arrays) == list(second.arrays)
+    for name, one in first.arrays.items():
+        assert same(one, second.arrays[name]), name
 
 
 def rows(tokens, index):
-    return type(tokens)({k: v[index] for k, v in tokens.maps.items()}, {k: v[index] for k, v in tokens.cls.items()}, 0)
+    return type(tokens)({name: values[index] for name, values in tokens.arrays.items()}, 0)
 
 
 def bfloat16(bits):
@@ -52,21 +52,21 @@ def test_taps_are_the_outputs_of_the_blocks(name, precision, device):
     with torch.no_grad():
         backbone.model((pixels - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1))
     tokens = make(name=name, device=device, precision=precision, micro_batch=2).encode(crops)
-    assert list(tokens.maps) == list(tokens.cls) == list(layer_names(backbone.depth))
+    assert list(tokens.arrays) == [f"{layer}/{kind}" for layer in layer_names(backbone.depth) for kind in ("maps", "cls")]
     tolerance = {"fp32": 2e-3, "bf16": 3e-2}[precision]
     for layer, reference in zip(layer_names(backbone.depth), seen, strict=True):
-        np.testing.assert_allclose(tokens.cls[layer], reference[:, 0], atol=tolerance)
+        np.testing.assert_allclose(tokens.arrays[f"{layer}/cls"], reference[:, 0], atol=tolerance)
         height, width = backbone.grid
         for row in range(height):  # row-major grid
             patches = reference[:, 1 + row * width : 1 + (row + 1) * width]
-            np.testing.assert_allclose(tokens.maps[layer][:, row], patches, atol=tolerance)
+            np.testing.assert_allclose(tokens.arrays[f"{layer}/maps"][:, row], patches, atol=tolerance)
 
 
 def test_the_grid_lies_as_the_picture_does():
     """A patch of the picture that changes moves its own token of the map the most."""
     crops = np.full((2, 32, 32, 3), 90, np.uint8)
     crops[1, 8:16, 24:32] = 250  # row 1, column 3 of the 4x4 grid
-    maps = make("0").encode(crops).maps["block_0"].astype(np.float32)
+    maps = make("0").encode(crops).arrays["block_0/maps"].astype(np.float32)
     change = np.square(maps[1] - maps[0]).sum(axis=-1)
     assert np.unravel_index(change.argmax(), change.shape) == (1, 3)
 
@@ -74,17 +74,73 @@ def test_the_grid_lies_as_the_picture_does():
 @pytest.mark.parametrize(("dtype", "kind"), [("float16", np.float16), ("bfloat16", np.uint16)])
 def test_shapes_and_dtypes(faces, dtype, kind, device):
     tokens = make("0,-1", dtype=dtype, device=device).encode(faces)
-    assert {k: (v.shape, v.dtype) for k, v in tokens.maps.items()} == dict.fromkeys(
-        ("block_0", "block_2"), ((21, 4, 4, 64), kind)
-    )
-    assert {k: (v.shape, v.dtype) for k, v in tokens.cls.items()} == dict.fromkeys(("block_0", "block_2"), ((21, 64), kind))
-    assert all(array.flags.c_contiguous and array.flags.writeable for array in (*tokens.maps.values(), *tokens.cls.values()))
+    assert {name: (values.shape, values.dtype) for name, values in tokens.arrays.items()} == {
+        f"{layer}/{part}": ((21, *shape), kind)
+        for layer in ("block_0", "block_2")
+        for part, shape in (("maps", (4, 4, 64)), ("cls", (64,)))
+    }
+    assert all(values.flags.c_contiguous and values.flags.writeable for values in tokens.arrays.values())
     assert tokens.clamped == 0
+
+
+def test_int8_has_scales_and_the_same_numbers(faces, device):
+    """Dequantised, each channel is off by less than a hundredth of its deviation; CLS tokens are those of a float16 set."""
+    half, encoder = make("0,-1", device=device).encode(faces), make("0,-1", dtype="int8", device=device)
+    encoder.calibration = encoder.calibrate(faces)
+    tokens = encoder.encode(faces)
+    kinds = {"maps": ((21, 4, 4, 64), np.int8), "scales": ((21, 4, 4), np.float16), "cls": ((21, 64), np.float16)}
+    assert {name: (values.shape, values.dtype) for name, values in tokens.arrays.items()} == {
+        f"{layer}/{kind}": found for layer in ("block_0", "block_2") for kind, found in kinds.items()
+    }
+    assert all(values.flags.c_contiguous and values.flags.writeable for values in tokens.arrays.values())
+    for layer in ("block_0", "block_2"):
+        assert same(tokens.arrays[f"{layer}/cls"], half.arrays[f"{layer}/cls"])
+        mean, std = (vector.cpu() for vector in encoder.calibration[layer])
+        maps = decode(tokens.arrays[f"{layer}/maps"], tokens.arrays[f"{layer}/scales"], (mean, std))
+        off = (maps - torch.from_numpy(half.arrays[f"{layer}/maps"]).float()) / std
+        assert off.square().mean().sqrt() < 0.01
+    again = make("0,-1", dtype="int8", device=device)
+    again.calibration = encoder.calibration
+    assert_same(again.encode(faces[3:8]), rows(tokens, slice(3, 8)))
+
+
+def test_the_calibration_is_that_of_all_patches(faces, device):
+    """Against numpy on the float16 maps; the black pictures that fill up the last micro-batch do not count."""
+    found = make("0,2", micro_batch=4, device=device).calibrate(faces)
+    tokens = make("0,2", micro_batch=4, device=device).encode(faces)
+    for layer, (mean, std) in found.items():
+        maps = tokens.arrays[f"{layer}/maps"].astype(np.float64).reshape(-1, 64)
+        assert mean.dtype == std.dtype == np.float32
+        np.testing.assert_allclose(mean, maps.mean(axis=0), atol=1e-4)
+        np.testing.assert_allclose(std, maps.std(axis=0), rtol=1e-3)
+    with pytest.raises(ConfigError, match="no frame"):
+        make("0").calibrate(faces[:0])
+
+
+def test_pictures_without_a_difference_calibrate_too():
+    encoder = make("0", dtype="int8")
+    with torch.no_grad():
+        encoder.backbone.model.positional_embedding.zero_()
+    grey = np.full((3, 32, 32, 3), 90, np.uint8)
+    encoder.calibration = calibration = encoder.calibrate(grey)
+    mean, std = calibration["block_0"]
+    assert (std > 0).all()
+    arrays = encoder.encode(grey).arrays
+    maps = decode(arrays["block_0/maps"], arrays["block_0/scales"], (mean, std))
+    np.testing.assert_allclose(maps.numpy(), np.broadcast_to(mean, maps.shape), atol=1e-3)
+
+
+def test_int8_needs_its_calibration(faces):
+    encoder = make("0,2", dtype="int8")
+    with pytest.raises(ConfigError, match="calibration"):
+        encoder.encode(faces)
+    with pytest.raises(ConfigError, match="block_2"):
+        encoder.calibration = make("0", dtype="int8").calibrate(faces)
 
 
 def test_bfloat16_bits_are_the_same_numbers(faces):
     half, brain = make("last").encode(faces), make("last", dtype="bfloat16").encode(faces)
-    np.testing.assert_allclose(bfloat16(brain.maps["block_2"]), half.maps["block_2"], rtol=2**-8, atol=1e-3)
+    np.testing.assert_allclose(bfloat16(brain.arrays["block_2/maps"]), half.arrays["block_2/maps"], rtol=2**-8, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +173,15 @@ def test_bits_depend_on_the_pixels_alone(picks):
 
 def test_no_frames_give_no_rows():
     tokens = make("last").encode(np.zeros((0, 32, 32, 3), np.uint8))
-    assert tokens.maps["block_2"].shape == (0, 4, 4, 64)
-    assert tokens.cls["block_2"].shape == (0, 64)
+    assert tokens.arrays["block_2/maps"].shape == (0, 4, 4, 64)
+    assert tokens.arrays["block_2/cls"].shape == (0, 64)
 
 
 def test_a_pruned_tower_gives_the_same_maps(faces):
     everything, first = make("all"), make("0")
     assert len(first.backbone.model.transformer.resblocks) == 1
     assert first.backbone.depth == 3
-    assert same(first.encode(faces).maps["block_0"], everything.encode(faces).maps["block_0"])
+    assert same(first.encode(faces).arrays["block_0/maps"], everything.encode(faces).arrays["block_0/maps"])
     with pytest.raises(ConfigError, match="load the backbone afresh"):
         Encoder(first.backbone, ["block_2"])
 
@@ -166,20 +222,23 @@ def test_values_beyond_float16_are_clamped_and_counted(faces):
         tokens.append(encoder.encode(faces))
     half, brain = tokens
     assert half.clamped == 2 * 21 * 17  # two channels of every token of the last block, CLS too; none of the padding
-    assert (half.maps["block_2"][..., 5] == 65504).all()
-    assert (half.cls["block_2"][..., 9] == -65504).all()
-    assert np.isfinite(half.maps["block_2"]).all()
+    assert (half.arrays["block_2/maps"][..., 5] == 65504).all()
+    assert (half.arrays["block_2/cls"][..., 9] == -65504).all()
+    assert np.isfinite(half.arrays["block_2/maps"]).all()
     assert brain.clamped == 0
-    np.testing.assert_allclose(bfloat16(brain.maps["block_2"][..., 5]), 1e6, rtol=0.01)
+    np.testing.assert_allclose(bfloat16(brain.arrays["block_2/maps"][..., 5]), 1e6, rtol=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_never_leave(faces, bad):
-    encoder = make("all")
+def test_values_that_are_not_finite_never_leave(faces, bad, dtype):
+    encoder = make("all", dtype=dtype)
+    encoder.calibration = encoder.calibrate(faces)
     with torch.no_grad():
         encoder.backbone.model.transformer.resblocks[0].mlp.c_proj.bias[5] = bad
-    with pytest.raises(WeightsError, match="not finite"):
-        encoder.encode(faces)
+    for run in (encoder.encode, encoder.calibrate):
+        with pytest.raises(WeightsError, match="not finite"):
+            run(faces)
 
 
 @pytest.mark.parametrize(
@@ -226,10 +285,31 @@ def test_the_declaration_is_json_and_moves_with_what_matters():
         make("0", precision="bf16"),
         make("0", micro_batch=8),
         make("0", dtype="bfloat16"),
+        make("0", dtype="int8"),
         make("0", name="d2st-demo"),
     ]
     texts = {json.dumps(declared) for declared in (base, *(other.declared() for other in others))}
-    assert len(texts) == 6
+    assert len(texts) == 7
+
+
+def test_the_declarations_of_old_stores_stand():
+    """Another key here, and every store that was built before would be taken for a different one."""
+    keys = {
+        "backbone",
+        "weights_digest",
+        "image_size",
+        "mean",
+        "std",
+        "resize",
+        "precision",
+        "micro_batch",
+        "layers",
+        "tap",
+        "dtype",
+    }
+    for dtype in ("float16", "bfloat16"):
+        assert make("0", dtype=dtype).declared().keys() == keys
+    assert make("0", dtype="int8").declared().keys() == keys | {"quantisation"}
 
 
 def test_the_callers_arithmetic_settings_come_back(faces):
