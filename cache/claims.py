@@ -73,19 +73,16 @@ class Claims:
                     self._held.clear()
                     generation = 0
                 claim = self._claim(key, generation)
-                try:
-                    with open(claim, "xb") as file:
-                        file.write(self._presence.name.encode())
-                except FileExistsError:
-                    if self.still_mine(key):
-                        return True
-                    if self._is_held(claim):
-                        return False
-                    generation += 1
-                else:
+                if self._presence.create(claim.name, self._presence.name.encode()):
                     if self._presence.beat():  # else nobody would believe this claim
                         self._held[key] = generation
                         return True
+                elif self.still_mine(key):
+                    return True
+                elif self._is_held(claim):
+                    return False
+                else:
+                    generation += 1
 
     def release(self, key: str) -> None:
         """Let `key` go, after its work is done or has failed. If it has been taken over from us, nothing happens."""
@@ -130,7 +127,7 @@ class Claims:
 
     def _is_held(self, claim: Path) -> bool:
         name = read_if_there(claim)
-        if name == b"":  # it is being written, unless its holder died just there
+        if name == b"":  # it is being written where there are no links, unless its holder died just there
             return self._presence.age_s(claim) <= self._presence.expires_s
         if name is None or not re.fullmatch(rb"[\w-]+\.builder", name):  # marked as free, or damaged
             return False

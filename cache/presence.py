@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2st.cache.errors import StoreError
+from d2st.cache.files import NO_LINKS
 from d2st.cache.process import is_gone, this_process
 
 __all__ = ["LEAVING", "Builder", "Presence", "read_if_there"]
@@ -154,6 +155,29 @@ class Presence:
         temporary = self.folder / f"{self.name}{TEMPORARY}"
         temporary.write_bytes(data)
         os.replace(temporary, self.folder / name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put `data` into the file `name` of the folder unless it exists; returns whether it was created.
+
+        By a link, so that who dies on the way leaves no file without its content, which others would wait for.
+        """
+        temporary = self.folder / f"{self.name}{TEMPORARY}"
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, self.folder / name)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            try:
+                with open(self.folder / name, "xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self.expires_s / BEATS):
