@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from d2st.cache.loader import Batch, Request, TokenLoader
+    from d2st.cache.batch import Batch, Request
+    from d2st.cache.loader import TokenLoader
     from d2st.cache.store import Store
 
 __all__ = ["Batch", "Request", "Store", "TokenLoader"]
 
-_HOMES = {"Batch": "loader", "Request": "loader", "TokenLoader": "loader", "Store": "store"}
+_HOMES = {"Batch": "batch", "Request": "batch", "TokenLoader": "loader", "Store": "store"}
 
 
 def __getattr__(name: str) -> object:  # lazy: `d2st --help` must not import polars or torch

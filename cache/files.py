@@ -13,10 +13,26 @@ from uuid import uuid4
 
 from d2st.cache.errors import D2stError, StoreError
 
-__all__ = ["atomic_file", "create_exclusive", "explained", "link_exclusive", "remove_leftovers", "sync_folder", "write_atomic"]
+__all__ = [
+    "NO_LINKS",
+    "atomic_file",
+    "create_exclusive",
+    "explained",
+    "link_exclusive",
+    "remove_leftovers",
+    "sync_folder",
+    "write_atomic",
+]
 
 SUFFIX = ".partial"
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NO_LINKS = {
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EXDEV,
+}  # what `os.link` says where the file system has none
 
 
 @contextmanager
@@ -60,7 +76,7 @@ def link_exclusive(source: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         if target.exists():  # a file system without hard links, such as exFAT: nearly as good, one writer at a time
             return False

@@ -1,73 +1,50 @@
 """The training loader: batches of token maps through a small ring of reused buffers, filled by a few threads.
 
-There are no DataLoader workers, no collation and no cast on the CPU: each of them costs more than reading does. Freshly allocated memory is
-page-faulted in, half of the cost of a read; hence the ring.
+There are no DataLoader workers, no collation and no cast on the CPU: each of them costs more than reading does. On a GPU the next batch is
+copied and decoded while the present one is in use (`upload`).
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from types import TracebackType
 
 import numpy as np
 import torch
 
+from d2st.cache.arrays import SHARD_FRAMES
+from d2st.cache.batch import Batch, Decoder, Request
+from d2st.cache.buffers import Buffers
+from d2st.cache.codec import stored_arrays
+from d2st.cache.errors import ConfigError
+from d2st.cache.free_memory import choose_memory
+from d2st.cache.in_memory import DeviceFrames, KeepingReader, Reader
+from d2st.cache.jobs import Job, Slot, begin_job, take
+from d2st.cache.order import epoch_order
 from d2st.cache.reader import ArrayReader
 from d2st.cache.store import Store
+from d2st.cache.upload import Uploader
 
-__all__ = ["Batch", "Request", "TokenLoader"]
-
-_TORCH = {"float16": torch.float16, "float32": torch.float32, "uint16": torch.bfloat16}  # bfloat16 is stored as its bits
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one batch holds.
-
-    Attributes:
-        rows: (B,T) int64, rows of the flat arrays; -1 is padding, and padding is always a suffix of a clip.
-        tag: anything; comes back with the batch.
-    """
-
-    rows: np.ndarray
-    tag: Any = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch on the device. Its tensors are valid until the next batch is asked for.
-
-    Attributes:
-        tokens: (B,T,H,W,C) for each layer, in the stored dtype; empty when the loader reads no maps.
-        cls: (B,T,C) for each layer.
-        mask: (B,T) bool, False for padding, whose values are zero.
-    """
-
-    tokens: dict[str, torch.Tensor]
-    cls: dict[str, torch.Tensor]
-    mask: torch.Tensor
-    tag: Any
-
-
-@dataclass
-class _Slot:
-    """One place of the ring: a buffer for each array, grown to the largest batch seen."""
-
-    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
-    copied: "torch.cuda.Event | None" = None
+__all__ = ["TokenLoader"]
 
 
 class TokenLoader:
-    """Streams batches of a store.
+    """Streams batches of a store. A context manager, which closes its files and frees its memory.
 
     Args:
         store: an open store with token maps.
         layers: which layers; all cached ones by default.
         device: torch device of the batches.
-        threads: reading threads.
+        threads: reading threads; by default half of the processor's cores, from 2 to 8.
         depth: batches that are read ahead.
         maps: False reads CLS tokens alone.
+        in_memory: keep what was read: in the memory of a CUDA device if it fits there, else in RAM.
+        frames: how many frames `in_memory` has to expect; all cached ones by default.
+
+    Raises:
+        ConfigError: what `in_memory` would keep does not fit, or the store lacks a layer.
     """
 
     def __init__(
@@ -76,105 +53,133 @@ class TokenLoader:
         layers: Sequence[str] | None = None,
         *,
         device: str = "cpu",
-        threads: int = 2,
+        threads: int | None = None,
         depth: int = 3,
         maps: bool = True,
+        in_memory: bool = False,
+        frames: int | None = None,
     ) -> None:
-        self.layers = tuple(layers if layers is not None else store.tokens.layers)
+        tokens = store.tokens
+        self.layers = tuple(tokens.layers if layers is None else layers)
         self.device = torch.device(device)
-        kinds = ("maps", "cls") if maps else ("cls",)
-        self._readers = {
-            f"{layer}/{kind}": ArrayReader(store.tokens.level.path / layer / kind) for layer in self.layers for kind in kinds
+        if lacking := [layer for layer in self.layers if layer not in tokens.layers]:
+            raise ConfigError(f"the cache has no layer {', '.join(lacking)}", fix=f"It has {', '.join(tokens.layers)}")
+        kinds = stored_arrays(tokens.dtype, tokens.grid, tokens.channels) if maps else ("cls",)
+        self._depth = depth
+        self._threads = threads or min(8, max(2, (os.cpu_count() or 2) // 2))
+        self._readers: dict[str, Reader] = {
+            f"{layer}/{kind}": ArrayReader(tokens.array(layer, kind)) for layer in self.layers for kind in kinds
         }
-        self._maps = maps
-        self._threads = threads
-        self._ring = [_Slot() for _ in range(depth + 1)]  # one more: the batch in use
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._decode = Decoder(self.layers, maps=maps, calibration=tokens.calibration, device=self.device)
+        self._kept: DeviceFrames | None = None
+        if in_memory:
+            self._keep_in_memory(store, frames)
+        self._uploader = Uploader(self.device) if self.device.type == "cuda" else None
+        self._ring = [Slot(Buffers(pinned=self._uploader is not None)) for _ in range(depth + 1)]  # one more: the one in use
+        self._decoded = Buffers()
+        self._streaming = False
+
+    def epoch(
+        self, rows: np.ndarray, batch_size: int, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1, start_batch: int = 0
+    ) -> Iterator[Batch]:
+        """A whole epoch of clips, shuffled; `Batch.tag` holds the positions (B,) in `rows`.
+
+        Args:
+            rows: (N,T) a clip each, as in `Request`.
+            seed, epoch, rank, ranks: as in `order.epoch_order`: every rank gets equally many batches.
+            start_batch: how many batches of this rank are done already. The last batch of an epoch may be smaller.
+        """
+        order = epoch_order(len(rows), seed=seed, epoch=epoch, rank=rank, ranks=ranks, start=start_batch * batch_size)
+        parts = (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size))
+        return self.stream(Request(rows[part], part) for part in parts)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """Yield one batch for each request, in order, reading ahead. One stream at a time.
+        """Yield one batch for each request, in order, reading ahead. One stream at a time; leaving it ends its threads.
 
         Raises:
             StoreError: a row is missing or damaged; batches before it were yielded.
         """
-        pending: deque[tuple[Request, _Slot, list[Future[None]]]] = deque()
-        source = iter(requests)
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="d2st-read") as pool:
-            try:
-                turn = 0
-                exhausted = False
-                while True:
-                    while not exhausted and len(pending) < len(self._ring) - 1:
-                        request = next(source, None)
-                        if request is None:
-                            exhausted = True
-                            break
-                        slot = self._ring[turn % len(self._ring)]
-                        turn += 1
-                        pending.append((request, slot, self._submit(pool, request, slot)))
-                    if not pending:
-                        return
-                    request, slot, reads = pending.popleft()
-                    for read in reads:
-                        read.result()
-                    yield self._batch(request, slot)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self, pool: ThreadPoolExecutor, request: Request, slot: _Slot) -> list[Future[None]]:
-        if slot.copied is not None:  # the device may still be reading these buffers
-            slot.copied.synchronize()
-            slot.copied = None
-        frames = request.rows.size
-        reads = []
-        for name, reader in self._readers.items():
-            buffer = slot.buffers.get(name)
-            if buffer is None or len(buffer) < frames:
-                buffer = torch.empty(
-                    (frames, *reader.frame_shape), dtype=_TORCH[reader.dtype.name], pin_memory=self._copies is not None
+        if self._streaming:
+            raise RuntimeError("this loader is streaming already: end that stream first, or make another loader")
+        self._streaming = True
+        jobs: deque[Job] = deque()
+        source, slots = iter(requests), cycle(self._ring)
+        reading = ThreadPoolExecutor(self._threads, thread_name_prefix="d2st-read")
+        copying = ThreadPoolExecutor(1, thread_name_prefix="d2st-copy")
+        try:
+            while True:
+                if self._uploader is not None:
+                    self._uploader.release()
+                while len(jobs) < self._depth and (request := next(source, None)) is not None:
+                    jobs.append(self._begin(reading, request, next(slots)))
+                if not jobs:
+                    return
+                yield (
+                    self._on_host(jobs.popleft()) if self._uploader is None else self._on_device(self._uploader, copying, jobs)
                 )
-                slot.buffers[name] = buffer
-            out = _as_numpy(buffer[:frames])  # (B*T, ...)
-            flat = request.rows.reshape(-1)
-            parts = self._threads if name.endswith("/maps") else 1
-            for part in np.array_split(np.arange(frames), min(parts, max(1, frames))):
-                reads.append(
-                    pool.submit(_fill, reader, flat[part], out[part[0] : part[-1] + 1]) if len(part) else pool.submit(int)
-                )
-        return reads
+        finally:
+            reading.shutdown(wait=True, cancel_futures=True)
+            copying.shutdown(wait=True, cancel_futures=True)
+            if self._uploader is not None:
+                self._uploader.finish()
+            self._streaming = False
 
-    def _batch(self, request: Request, slot: _Slot) -> Batch:
-        shape = request.rows.shape
-        host = {name: slot.buffers[name][: request.rows.size].unflatten(0, shape) for name in self._readers}  # (B,T,...)
-        mask = torch.from_numpy(request.rows >= 0)
-        if self._copies is not None:
-            with torch.cuda.stream(self._copies):
-                host = {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
-                mask = mask.to(self.device)
-                slot.copied = torch.cuda.Event()
-                slot.copied.record()
-            current = torch.cuda.current_stream(self.device)
-            current.wait_stream(self._copies)
-            for tensor in (*host.values(), mask):
-                tensor.record_stream(current)
-        maps = {layer: host[f"{layer}/maps"] for layer in self.layers} if self._maps else {}
-        return Batch(maps, {layer: host[f"{layer}/cls"] for layer in self.layers}, mask, request.tag)
+    def close(self) -> None:
+        """Close the files and free the memory; the loader may not be used again."""
+        for reader in self._readers.values():
+            reader.close()
+        self._kept = None
+        self._ring, self._decoded = [], Buffers()
 
+    def __enter__(self) -> "TokenLoader":
+        return self
 
-def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's memory; bfloat16, which numpy lacks, as its uint16 bits."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
 
+    def _keep_in_memory(self, store: Store, frames: int | None) -> None:
+        level = store.tokens.levels[0]
+        rows = (max(level.committed(), default=-1) + 1) * SHARD_FRAMES
+        if frames is None:
+            ledger = level.rows()
+            frames = int(ledger["frames"].filter(ledger["reason"].is_null()).sum())
+        needed = frames * sum(reader.frame_bytes for reader in self._readers.values())
+        if choose_memory(needed, self.device, what=f"{frames:,} frames of {len(self.layers)} layers") == "device":
+            self._kept = DeviceFrames(self._readers, rows=rows, frames=frames, device=self.device)
+        else:
+            self._readers = {name: KeepingReader(reader, rows=rows, frames=frames) for name, reader in self._readers.items()}
 
-def _fill(reader: ArrayReader, rows: np.ndarray, out: np.ndarray) -> None:
-    """Read the rows that exist, zero the padding."""
-    valid = rows >= 0
-    if valid.all():
-        reader.read(rows, out)
-        return
-    for position in np.flatnonzero(~valid):
-        out[position] = 0
-    breaks = np.flatnonzero(np.diff(valid.astype(np.int8))) + 1
-    for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        if valid[begin]:
-            reader.read(rows[begin:end], out[begin:end])
+    def _begin(self, pool: ThreadPoolExecutor, request: Request, slot: Slot) -> Job:
+        rows = request.rows.reshape(-1)  # (B*T,)
+        if self._kept is not None:
+            rows = self._kept.missing(rows)
+        return begin_job(pool, self._threads, request, rows, self._readers, slot)
+
+    def _on_host(self, job: Job) -> Batch:
+        job.wait()
+        return self._decode(job.request, job.host, torch.from_numpy(job.request.rows >= 0), self._decoded)
+
+    def _on_device(self, uploader: Uploader, thread: ThreadPoolExecutor, jobs: deque[Job]) -> Batch:
+        job = jobs.popleft()
+        for each in (job, *list(jobs)[:1]):  # this one, unless it is under way, and the next
+            if each.upload is None:
+                each.upload = uploader.submit(thread, lambda buffers, each=each: self._copy(each, buffers))
+        assert job.upload is not None
+        upload = job.upload.result()
+        return uploader.deliver(upload, [upload.made.mask, *upload.made.tokens.values(), *upload.made.cls.values()])
+
+    def _copy(self, job: Job, buffers: Buffers) -> Batch:
+        """On the copy stream, in its thread."""
+        job.wait()
+        rows = job.request.rows.reshape(-1)
+        arrays = take(buffers, self._readers, len(rows))
+        mask, pinned = (each.take("mask", len(rows), (), torch.bool) for each in (buffers, job.slot.buffers))
+        pinned.copy_(torch.from_numpy(rows >= 0))
+        mask.copy_(pinned, non_blocking=True)
+        if self._kept is not None:
+            self._kept.gather(rows, job.rows, job.host, arrays)
+        else:
+            for name, array in arrays.items():
+                array.copy_(job.host[name], non_blocking=True)
+        job.slot.copied = torch.cuda.current_stream(self.device).record_event()
+        return self._decode(job.request, arrays, mask.view(job.request.rows.shape), buffers)

@@ -1,52 +1,37 @@
 """The direct reader: rows of an array, straight from the shard files into memory that the caller owns.
 
-Each shard's index is parsed once. Frames that lie side by side on the disk come with one `preadv`, whose buffers are the destination frames
-with the four checksum bytes between them, in pieces small enough that the checksum finds the bytes still in the processor's cache: no copy,
-no decoding, every checksum verified (`tests/bench/cache.py` compares it with plain reads).
+Frames that lie side by side on the disk come with one `preadv`, whose buffers are the destination frames with the four checksum bytes
+between them, in pieces small enough that the checksum finds the bytes still in the processor's cache: no copy, no decoding, every checksum
+verified (`tests/bench/cache.py` compares it with plain reads).
 
-Small frames (CLS tokens, scales) are read run by run into a scratch buffer and verified by one checksum a run: after data | crc32c(data) the
-CRC register always holds the same residue, so the checksum of a run of sound frames depends on their number and size alone. One to three
-flipped bits always change it (Castagnoli et al., IEEE Trans. Commun. 41, 1993), anything else does but for once in 2^32.
+Small frames (CLS tokens, scales) are read run by run into a scratch buffer and verified by one checksum a run: after data | crc32c(data)
+the CRC register always holds the same residue, so the checksum of a run of sound frames depends on their number and size alone. One to
+three flipped bits always change it (Castagnoli et al., IEEE Trans. Commun. 41, 1993), anything else does but for once in 2^32.
 """
 
 import errno
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from d2st.cache.arrays import SHARD_FRAMES, read_array_meta, shard_path
+from d2st.cache.arrays import SHARD_FRAMES, read_array_meta
 from d2st.cache.checksum import crc32c
 from d2st.cache.errors import StoreError
-from d2st.cache.shard import CRC_BYTES, EMPTY, read_index
+from d2st.cache.open_shards import OpenShard, OpenShards
+from d2st.cache.shard import CRC_BYTES
 
 __all__ = ["ArrayReader"]
 
 PIECE_BYTES = 640 * 1024  # read at once, then checked: fits the L2 cache of a core
 SMALL_FRAME_BYTES = 16 * 1024
-OPEN_FILES = 128
 _FIX = "Run `d2st cache verify` to see what else is hit, and `d2st cache repair` to build it anew"
-
-
-@dataclass(eq=False)
-class _OpenShard:
-    descriptor: int
-    offsets: list[int]  # of each slot; -1 where there is no frame
-    together: list[int]  # frames from each slot on that lie side by side
-    users: int = 0
-    gone: bool = False  # forgotten by the reader: its last user closes it
 
 
 class ArrayReader:
     """Reads frames of one array. Safe to share between threads; a context manager, which closes its files.
-
-    A shard file that is replaced meanwhile (`d2st cache repair`, `gc`) does no harm: a file that is open stays what it was, and one that
-    turns out damaged is looked up again.
 
     Args:
         path: the array's folder, with its zarr.json.
@@ -62,11 +47,10 @@ class ArrayReader:
         self.frame_shape, name = read_array_meta(path)
         self.dtype = np.dtype(name)
         self.frame_bytes = int(np.prod(self.frame_shape)) * self.dtype.itemsize
-        self._small = self.frame_bytes <= SMALL_FRAME_BYTES
-        self._piece = max(1, PIECE_BYTES // (self.frame_bytes + CRC_BYTES))
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()  # least recently used first
-        self._lock = threading.Lock()
+        self._shards = OpenShards(path, frame_dims=len(self.frame_shape), frame_bytes=self.frame_bytes)
         self._sound: dict[int, int] = {}  # frames in a run -> its checksum if all of them are sound
+        self._small = self.frame_bytes <= SMALL_FRAME_BYTES
+        self._most = SHARD_FRAMES if self._small else max(1, PIECE_BYTES // (self.frame_bytes + CRC_BYTES))  # frames at once
 
     def read(self, rows: Sequence[int] | np.ndarray, out: np.ndarray) -> None:
         """Fill `out` (n, *frame_shape), C-contiguous, with the frames `rows` (n,) of the flat array, in that order.
@@ -83,38 +67,52 @@ class ArrayReader:
         for begin, end, shard, slot in _runs(rows):
             self._read_run(shard, slot, flat[begin:end])
 
+    def close(self) -> None:
+        """Close every file as soon as nobody reads it; the reader may be used again."""
+        self._shards.close()
+
+    def __enter__(self) -> "ArrayReader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_shards"):
+            self.close()
+
     def _read_run(self, shard: int, slot: int, out: np.ndarray) -> None:
         """Fill `out` (n, frame_bytes) with the frames of the n slots from `slot` on."""
         for last_try in (False, True):
-            opened = self._acquire(shard)
+            opened = self._shards.acquire(shard)
             try:
                 return self._read_slots(opened, shard, slot, out)
             except OSError as error:  # StoreErrors among them
-                if last_try or not self._replaced(shard, opened):
+                if last_try or not self._shards.replaced(shard, opened):
                     if isinstance(error, StoreError):
                         raise
-                    raise StoreError(f"can't read {self._file(shard)}: {error.strerror or error}", fix=_FIX) from error
+                    raise StoreError(f"can't read {self._shards.file(shard)}: {error.strerror or error}", fix=_FIX) from error
             finally:
-                self._release(opened)
+                self._shards.release(opened)
         return None
 
-    def _read_slots(self, opened: _OpenShard, shard: int, slot: int, out: np.ndarray) -> None:
-        read, most = (self._read_small, SHARD_FRAMES) if self._small else (self._read_large, self._piece)
+    def _read_slots(self, opened: OpenShard, shard: int, slot: int, out: np.ndarray) -> None:
+        fill = self._fill_small if self._small else self._fill_large
         done = 0
         while done < len(out):
-            offset, count = opened.offsets[slot + done], min(opened.together[slot + done], most, len(out) - done)
             row = shard * SHARD_FRAMES + slot + done
+            offset, count = opened.offsets[slot + done], min(opened.together[slot + done], self._most, len(out) - done)
             if offset < 0:
                 raise StoreError(
                     f"{self.path}: row {row} was never written, or has left the store", fix="Run `d2st cache build` again"
                 )
-            bad = read(opened.descriptor, offset, out[done : done + count])
-            if bad is not None:
-                raise StoreError(f"row {row + bad} in {self._file(shard)} fails its checksum", fix=_FIX)
+            damaged = fill(opened.descriptor, offset, out[done : done + count])
+            if damaged is not None:
+                raise StoreError(f"row {row + damaged} in {self._shards.file(shard)} fails its checksum", fix=_FIX)
             done += count
 
-    def _read_large(self, descriptor: int, offset: int, out: np.ndarray) -> int | None:
-        """Fill `out` (n, frame_bytes); the number of the first damaged frame, or None."""
+    def _fill_large(self, descriptor: int, offset: int, out: np.ndarray) -> int | None:
+        """Fill `out` (n, frame_bytes) from `offset` on; the number of the first damaged frame, or None."""
         tails = bytearray(CRC_BYTES * len(out))
         cut = memoryview(tails)
         frames = [memoryview(frame) for frame in out]
@@ -125,14 +123,14 @@ class ArrayReader:
                 return i
         return None
 
-    def _read_small(self, descriptor: int, offset: int, out: np.ndarray) -> int | None:
-        """As `_read_large`, by way of a scratch buffer."""
+    def _fill_small(self, descriptor: int, offset: int, out: np.ndarray) -> int | None:
+        """As `_fill_large`, by way of a scratch buffer."""
         run = np.empty((len(out), self.frame_bytes + CRC_BYTES), np.uint8)
         _read_fully(descriptor, [memoryview(run).cast("B")], offset, run.nbytes)
         out[:] = run[:, : self.frame_bytes]
         if crc32c(run) == self._sound_run(len(out)):
             return None
-        stored = run[:, self.frame_bytes :].copy().view("<u4")[:, 0]
+        stored = run[:, self.frame_bytes :].copy().view("<u4")[:, 0].tolist()
         return next(i for i, expected in enumerate(stored) if crc32c(run[i, : self.frame_bytes]) != expected)
 
     def _sound_run(self, frames: int) -> int:
@@ -140,77 +138,6 @@ class ArrayReader:
             blank = bytes(self.frame_bytes)
             self._sound[frames] = crc32c((blank + crc32c(blank).to_bytes(CRC_BYTES, "little")) * frames)
         return self._sound[frames]
-
-    def _file(self, shard: int) -> Path:
-        return shard_path(self.path, shard, frame_dims=len(self.frame_shape))
-
-    def _acquire(self, shard: int) -> _OpenShard:
-        with self._lock:
-            opened = self._open.get(shard)
-            if opened is None:
-                self._make_room()
-                opened = self._open[shard] = self._load(shard)
-            self._open.move_to_end(shard)
-            opened.users += 1
-        return opened
-
-    def _release(self, opened: _OpenShard) -> None:
-        with self._lock:
-            opened.users -= 1
-            if opened.gone and opened.users == 0:
-                os.close(opened.descriptor)
-
-    def _make_room(self) -> None:
-        excess = len(self._open) - OPEN_FILES + 1  # one more is about to be opened
-        idle = [shard for shard, opened in self._open.items() if opened.users == 0]
-        for shard in idle[: max(0, excess)]:
-            os.close(self._open.pop(shard).descriptor)
-
-    def _load(self, shard: int) -> _OpenShard:
-        path = self._file(shard)
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing, though the ledger says that it exists", fix=_FIX) from error
-        try:
-            index = read_index(descriptor, slots=SHARD_FRAMES, where=str(path))
-            return _OpenShard(descriptor, *_layout(index, self.frame_bytes + CRC_BYTES))
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-    def _replaced(self, shard: int, opened: _OpenShard) -> bool:
-        """Whether another file has taken the place of the open one, which is then forgotten."""
-        try:
-            same = os.path.samestat(os.stat(self._file(shard)), os.fstat(opened.descriptor))
-        except OSError:  # gone, or a network disk forgot the open one: opening it again says what is wrong
-            same = False
-        with self._lock:
-            if not same and not opened.gone:
-                opened.gone = True
-                if self._open.get(shard) is opened:
-                    del self._open[shard]
-        return not same
-
-    def close(self) -> None:
-        """Close every file as soon as nobody reads it; the reader may be used again."""
-        with self._lock:
-            for opened in self._open.values():
-                if opened.users:
-                    opened.gone = True
-                else:
-                    os.close(opened.descriptor)
-            self._open.clear()
-
-    def __enter__(self) -> "ArrayReader":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):
-            self.close()
 
 
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
@@ -221,22 +148,8 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
         raise ValueError(f"rows must not be negative: {rows[rows < 0][:3]}")
     shards, slots = np.divmod(rows, SHARD_FRAMES)
     begins = np.flatnonzero(np.concatenate(([True], (rows[1:] - rows[:-1] != 1) | (slots[1:] == 0))))
-    yield from zip(
-        begins.tolist(), [*begins[1:].tolist(), len(rows)], shards[begins].tolist(), slots[begins].tolist(), strict=True
-    )
-
-
-def _layout(index: np.ndarray, size: int) -> tuple[list[int], list[int]]:
-    """Of a shard's index (slots, 2) and the size of a frame with its checksum: what `_OpenShard` keeps."""
-    there = (index[:, 0] != EMPTY) & (index[:, 1] == size)
-    offsets = np.where(there, index[:, 0], 0).astype(np.int64)
-    offsets[~there] = -1
-    follows = there[1:] & there[:-1] & (np.diff(offsets) == size)
-    together = [1] * len(offsets)
-    for slot in range(len(offsets) - 2, -1, -1):
-        if follows[slot]:
-            together[slot] = together[slot + 1] + 1
-    return offsets.tolist(), together
+    ends = [*begins[1:].tolist(), len(rows)]
+    yield from zip(begins.tolist(), ends, shards[begins].tolist(), slots[begins].tolist(), strict=True)
 
 
 def _read_fully(descriptor: int, buffers: list[memoryview], offset: int, wanted: int) -> None:

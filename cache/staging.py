@@ -134,7 +134,8 @@ def _move_into_place(level: Path, staged: Path) -> None:
             os.replace(source, target)
         moved.add(target.parent)
     for folder in moved:
-        for parent in (folder, *folder.relative_to(level).parents):
+        inside = folder.relative_to(level)
+        for parent in (inside, *inside.parents):
             sync_folder(level / parent)
     (staged / PART).unlink(missing_ok=True)
     shutil.rmtree(staged, ignore_errors=True)

@@ -126,6 +126,11 @@ def read_calibration(level: Level) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise StoreError(f"{path} is missing or damaged: {error}", fix=fix) from error
 
 
+def _holds_files(folder: Path) -> bool:
+    """Whether there is anything but the temporary file of somebody who makes a store there at this very moment."""
+    return any(not path.name.startswith(".zarr.json.") for path in folder.iterdir()) and not (folder / "zarr.json").exists()
+
+
 class Store:
     """An existing store, for reading.
 
@@ -151,7 +156,7 @@ class Store:
     def ensure(cls, path: Path | str) -> "Store":
         """Open the store at `path`, or make an empty one. Raises StoreError when something else is there."""
         path = Path(path)
-        if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
+        if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or _holds_files(path)):
             raise StoreError(f"{path} exists and is no d2st store", fix="Name a new folder with --cache")
         ensure_root(path)
         return cls(path)

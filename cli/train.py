@@ -50,6 +50,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run --name where it stopped.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Keep the token maps in GPU memory, or else in RAM, once they were read.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="[default: the recipe's]", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on stdout.")] = False,
 ) -> None:
@@ -66,6 +69,7 @@ def train(
       d2st train --cache faces.d2st --stage 2 --name faces
       d2st train --cache faces.d2st --stage all --name faces --resume
       d2st train --cache faces.d2st --stage 1 --adapter linear_probe
+      d2st train --cache faces.d2st --in-memory
       d2st train --cache faces.d2st --stage all --set stage2.data.frames=8 --set adapter.params.width=64
       d2st train --cache faces.d2st --stage 2 --init none --set data.shuffle_labels=true
     """
@@ -96,11 +100,13 @@ def train(
                 device=device,
                 seed=seed,
                 manifest=read_manifest(manifest) if manifest else None,
+                in_memory=in_memory,
                 on_event=on_event,
             )
         except KeyboardInterrupt:
             if run:
                 chosen = f" --tokens {tokens}" if tokens != "main" else ""
+                chosen += " --in-memory" if in_memory else ""
                 again = f"d2st train --cache {cache}{chosen} --stage {stage.value} --runs {runs} --name {run['name']} --resume"
                 stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
             raise

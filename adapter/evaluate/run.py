@@ -67,8 +67,8 @@ def evaluate_run(
             if on_progress is not None:
                 on_progress(before + share * done // clips, total)
 
-        loader = TokenLoader(store, layers, device=device, maps=detector.adapter.needs_maps)
-        scored.append(score_samples(detector, loader, samples, clip_frames=clip_frames, on_progress=report))
+        with TokenLoader(store, layers, device=device, maps=detector.adapter.needs_maps) as loader:
+            scored.append(score_samples(detector, loader, samples, clip_frames=clip_frames, on_progress=report))
         before += len(samples)
     predictions = pl.concat(scored)
     numbers = summarise(predictions, clip_frames=clip_frames, rejected=dropped, trained_on=trained_on, resamples=resamples)

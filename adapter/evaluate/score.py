@@ -12,8 +12,8 @@ import torch
 
 from d2st.adapter.nets.detector import Detector
 from d2st.adapter.rows import clip_rows, pad_rows
+from d2st.cache import Request, TokenLoader
 from d2st.cache.errors import RunError
-from d2st.cache.loader import Request, TokenLoader
 
 __all__ = ["PREDICTIONS", "score_samples"]
 

@@ -34,6 +34,8 @@ class BatchSource(Protocol):
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Batch]: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass
 class Progress:

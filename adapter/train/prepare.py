@@ -68,8 +68,9 @@ def make_trainer(
     device: str,
     init_checkpoint: Path | None,
     on_event: Event,
+    in_memory: bool = False,
 ) -> tuple[Trainer, str | None]:
-    """Network, optimiser and loader, and the name of what the weights come from."""
+    """Network, optimiser and loader, and the name of what the weights come from. Raises ConfigError as `TokenLoader` does."""
     seed_everything(recipe.seed)
     stats = store.tokens.stats
     detector = checkpoint.build_detector(meta, stats)
@@ -85,7 +86,10 @@ def make_trainer(
                 "message": f"adapter {recipe.adapter.name} has no parameter with {part!r} in its name (optim.rates)",
             }
         )
-    source = TokenLoader(store, meta["layers"], device=device, maps=detector.adapter.needs_maps)
+    frames = sum(int(samples["frames_cached"].sum()) for samples in (selection.train, selection.val))
+    source = TokenLoader(
+        store, meta["layers"], device=device, maps=detector.adapter.needs_maps, in_memory=in_memory, frames=frames
+    )
     rows = to_rows(selection.train)
     if init is None:
         fit_whitening(detector.adapter, source, rows, seed=recipe.seed)

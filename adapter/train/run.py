@@ -34,6 +34,7 @@ def run_training(
     device: str = "auto",
     seed: int | None = None,
     manifest: pl.DataFrame | None = None,
+    in_memory: bool = False,
     on_event: Event = lambda event: None,
 ) -> list[StageResult]:
     """Train `stages` in order into runs/NAME/stageN.
@@ -48,6 +49,7 @@ def run_training(
             there is one, else any run's under `runs`.
         resume: go on with a run that was stopped; `name` is needed, and its own recipes are used where nothing else is asked for.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        in_memory: keep the token maps in memory once they were read, as `TokenLoader` does.
 
     Returns:
         One result a stage.
@@ -84,6 +86,7 @@ def run_training(
                 device=device,
                 on_event=on_event,
                 manifest=manifest,
+                in_memory=in_memory,
             )
         )
     return results

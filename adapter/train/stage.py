@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def train_stage(
     device: str,
     on_event: Event = lambda event: None,
     manifest: pl.DataFrame | None = None,
+    in_memory: bool = False,
 ) -> StageResult:
     """Train one stage.
 
@@ -66,6 +68,7 @@ def train_stage(
         device: "cpu", "cuda" or "cuda:N".
         on_event: told of "note" (message), "start", "step", "epoch" and "end", as dicts with the key "event".
         manifest: labels and splits to use instead of those that the store was built with.
+        in_memory: keep the token maps in memory once they were read, as `TokenLoader` does.
 
     Raises:
         ConfigError, ManifestError: recipe and cache do not go together; nothing was written.
@@ -93,7 +96,7 @@ def train_stage(
         return _read_result(run_dir)
 
     trainer, init = make_trainer(
-        store, recipe, selection, meta, device=device, init_checkpoint=init_checkpoint, on_event=on_event
+        store, recipe, selection, meta, device=device, init_checkpoint=init_checkpoint, on_event=on_event, in_memory=in_memory
     )
     going_on = rundir.is_begun(run_dir)
     if going_on:
@@ -102,7 +105,7 @@ def train_stage(
         _write_surroundings(
             run_dir, recipe, selection, {**sources, "init": init, "cache_path": _path_to(store, run_dir)}, device
         )
-    keeper = Keeper(run_dir, {**meta, "init": init}, store.tokens.stats)
+    keeper = Keeper(run_dir, {**meta, "init": init}, store.tokens.stats, store.tokens.calibration)
     progress = keeper.restore(trainer) if going_on else Progress()
     metric, steps = choose_metric(selection.val), steps_per_epoch(trainer)
     facts = {
@@ -117,7 +120,8 @@ def train_stage(
     RunLog(run_dir).say(", ".join(f"{key} {value}" for key, value in facts.items()))
     planned = {"steps": steps, "epochs": recipe.optim.epochs, "done_epochs": progress.epoch, "done_steps": progress.step}
     on_event({"event": "start", **facts, **planned})
-    ended = fit(trainer, progress, val=selection.val, metric=metric, keeper=keeper, on_event=on_event, steps=steps)
+    with closing(trainer.source):
+        ended = fit(trainer, progress, val=selection.val, metric=metric, keeper=keeper, on_event=on_event, steps=steps)
     labels = {"fingerprint": sources["cache"], "shuffled_labels": data.shuffle_labels}
     result = _finish(run_dir, {**facts, **labels, "ended": ended}, progress)
     on_event({"event": "end", **{key: value for key, value in asdict(result).items() if key != "best"}})

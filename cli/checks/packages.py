@@ -14,7 +14,7 @@ PACKAGES = {
     "polars": "polars",
     "zarr": "zarr",
     "numcodecs": "numcodecs",
-    "google_crc32c": "google-crc32c",
+    "awscrt": "awscrt",
     "numpy": "numpy",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",

@@ -143,20 +143,3 @@ def test_an_array_grows_and_keeps_its_kind(array):
     assert zarr.open_array(array, mode="r").shape[0] == 5 * SHARD_FRAMES
     with pytest.raises(StoreError, match="uint8"):
         ensure_array(array, frame_shape=SHAPE, dtype="uint8", shards=5, attributes={})
-
-
-def test_many_shards_keep_few_files_open(tmp_path, monkeypatch):
-    from d2st.cache import reader
-
-    monkeypatch.setattr(reader, "OPEN_FILES", 3)
-    path = tmp_path / "array"
-    ensure_array(path, frame_shape=SHAPE, dtype="float16", shards=9, attributes={})
-    data = frames(9)
-    for shard in range(9):
-        write(path, shard, data[shard : shard + 1])
-    opened = ArrayReader(path)
-    out = np.empty((1, *SHAPE), np.float16)
-    for shard in [*range(9), 0, 4]:
-        opened.read([shard * SHARD_FRAMES], out)
-        np.testing.assert_array_equal(out[0], data[shard])
-    assert len(opened._open) <= 3

@@ -73,7 +73,7 @@ def test_decord_is_not_essential(tmp_path, monkeypatch, only):
 
 
 def test_group_that_dies_keeps_its_lines(tmp_path, monkeypatch, only):
-    shadow(tmp_path, monkeypatch, "google_crc32c", "import os; os.abort()")
+    shadow(tmp_path, monkeypatch, "awscrt", "import os; os.abort()")
     only("packages", "system")
     checks = diagnose()
     assert [check.name for check in checks[:3]] == ["polars", "zarr", "numcodecs"] or checks[0].name == "polars"

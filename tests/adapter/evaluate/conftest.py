@@ -14,7 +14,7 @@ from d2st.adapter.nets.registry import build_adapter
 from d2st.cache.arrays import SHARD_FRAMES, ensure_array
 from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import ensure_level
-from d2st.cache.shard import ShardWriter
+from d2st.cache.plan import extend_plan
 from d2st.cache.store import Store
 
 LAYERS, GRID, CHANNELS = ("block_1", "block_3"), (3, 3), 8
@@ -48,23 +48,31 @@ def make_store() -> Callable[..., Store]:
                 signs += [2.0 * sample["label"] - 1] * cached
             start += cached
         assert start <= SHARD_FRAMES
+        arrays = {}
         for layer in LAYERS:
             for kind, shape in (("maps", (*GRID, CHANNELS)), ("cls", (CHANNELS,))):
                 sign = np.array(signs).reshape(-1, *[1] * len(shape))
                 values = rng.normal(size=(start, *shape)) + 0.7 * sign
-                ensure_array(tokens.path / layer / kind, frame_shape=shape, dtype="float16", shards=1, attributes={})
-                with ShardWriter(tokens.shard_file(f"{layer}/{kind}", 0, frame_dims=len(shape)), slots=SHARD_FRAMES) as writer:
-                    writer.append(values.astype(np.float16))
-        tokens.commit(0, pl.DataFrame(rows, schema=LEDGER_SCHEMA, orient="row"), {}, {})
+                arrays[f"{layer}/{kind}"] = values.astype(np.float16)
+        with tokens.stage(0) as staged:
+            for name, values in arrays.items():
+                ensure_array(tokens.array(name), frame_shape=values.shape[1:], dtype="float16", shards=1, attributes={})
+                staged.writer(name, frame_dims=values.ndim - 1).append(values)
+            assert staged.commit(pl.DataFrame(rows, schema=LEDGER_SCHEMA, orient="row"))
         refused = [[name, None, 0, 12, reason, "", "{}"] for name, reason in (rejected or {}).items()]
-        crops.commit(0, pl.DataFrame(refused, schema=LEDGER_SCHEMA, orient="row"), {}, {})
+        with crops.stage(0) as staged:
+            assert staged.commit(pl.DataFrame(refused, schema=LEDGER_SCHEMA, orient="row"))
+        slots = {sample["sample_id"]: sample["cached"] for sample in samples} | dict.fromkeys(rejected or {}, 0)
+        plan = pl.DataFrame(list(slots.items()), schema={"sample_id": pl.String, "slots": pl.Int32}, orient="row")
+        extend_plan(path / "plan", plan)
         manifest = (
             pl.DataFrame(samples)
             .drop("cached")
             .with_columns(pl.col("kind", "split").cast(pl.String), pl.col("label").cast(pl.Int8))
         )
-        manifest.write_parquet(path / "manifest.parquet")
-        return Store.open(path)
+        store = Store.open(path)
+        store.write_manifest(manifest)
+        return store
 
     return make
 

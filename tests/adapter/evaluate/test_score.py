@@ -8,8 +8,8 @@ import torch
 from d2st.adapter.evaluate.score import PREDICTIONS, score_samples
 from d2st.adapter.nets import adapter_names
 from d2st.adapter.rows import clip_rows, pad_rows
+from d2st.cache import Request, TokenLoader
 from d2st.cache.errors import RunError
-from d2st.cache.loader import Request, TokenLoader
 
 
 @pytest.fixture

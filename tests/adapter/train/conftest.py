@@ -6,15 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 
 from d2st.cache import Store
 from d2st.cache.arrays import SHARD_FRAMES, ensure_array
 from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import ensure_level
-from d2st.cache.moments import moments_of
-from d2st.cache.shard import ShardWriter
-from d2st.cache.store import moments_path
+from d2st.cache.moments import add_frames, counted_digest, moments_bytes, moments_name
+from d2st.cache.plan import extend_plan
 
 LAYERS = ("block_1", "block_3")
 
@@ -53,7 +51,7 @@ def make_store(
     channels: int = 16,
     seed: int = 0,
 ) -> Store:
-    """A store of float16 token maps in one shard or more, with ledger and moments, as a build leaves it."""
+    """A store of float16 token maps in one shard, with plan, ledger and moments, as a build leaves it."""
     manifest = make_manifest(images=images, videos=videos, frames=frames)
     Store.ensure(path)
     level = ensure_level(path, "tokens", {"layers": list(LAYERS), "dtype": "float16"})
@@ -68,29 +66,22 @@ def make_store(
             if kind == "video":
                 maps[:, 1, 1, 4:8] += 2.0 * label * (-1.0) ** np.arange(count)[:, None]
             values[layer].append(maps)
-    shards = -(-start // SHARD_FRAMES)
+    assert start <= SHARD_FRAMES
+    extend_plan(path / "plan", manifest.select("sample_id", pl.col("frames").alias("slots")))
+    arrays = {}
     for layer in LAYERS:
         maps = np.concatenate(values[layer]).astype(np.float16)
-        for kind, array in (("maps", maps), ("cls", maps.mean((1, 2)).astype(np.float16))):
-            ensure_array(level.path / layer / kind, frame_shape=array.shape[1:], dtype="float16", shards=shards, attributes={})
-            for shard in range(shards):
-                part = array[shard * SHARD_FRAMES : (shard + 1) * SHARD_FRAMES]
-                with ShardWriter(
-                    level.shard_file(f"{layer}/{kind}", shard, frame_dims=array.ndim - 1), slots=SHARD_FRAMES
-                ) as writer:
-                    writer.append(part)
-                _write_moments(moments_path(level, shard), f"{layer}/cls" if kind == "cls" else layer, part)
-    for shard in range(shards):
-        level.commit(shard, pl.DataFrame(ledger if shard == 0 else [], schema=LEDGER_SCHEMA, orient="row"), {}, {})
-    manifest.drop("frames").write_parquet(path / "manifest.parquet")
-    return Store.open(path)
-
-
-def _write_moments(path: Path, name: str, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = load_file(path) if path.exists() else {}
-    found = moments_of(array)
-    save_file(known | {f"{name}.count": np.array([found.count]), f"{name}.mean": found.mean, f"{name}.m2": found.m2}, path)
+        arrays |= {f"{layer}/maps": maps, f"{layer}/cls": maps.mean((1, 2)).astype(np.float16)}
+    with level.stage(0) as staged:
+        for name, array in arrays.items():
+            ensure_array(level.array(name), frame_shape=array.shape[1:], dtype="float16", shards=1, attributes={})
+            staged.writer(name, frame_dims=array.ndim - 1).append(array)
+        moments = {name.removesuffix("/maps"): add_frames(None, array) for name, array in arrays.items()}
+        staged.write(moments_name(0), moments_bytes(moments, counted=counted_digest(manifest["sample_id"])))
+        assert staged.commit(pl.DataFrame(ledger, schema=LEDGER_SCHEMA, orient="row"))
+    store = Store.open(path)
+    store.write_manifest(manifest.drop("frames"))
+    return store
 
 
 @pytest.fixture(scope="session", autouse=True)

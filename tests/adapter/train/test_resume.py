@@ -46,6 +46,14 @@ def whole(store, tmp_path_factory):
     return runs
 
 
+def test_in_memory_ends_the_same(store, whole, tmp_path):
+    go(store, tmp_path, "whole", stages=(1, 2, 3), in_memory=True)  # of the same name, which checkpoints remember
+    for stage in (1, 2, 3):
+        for name in FILES:
+            place = f"whole/stage{stage}/{name}"
+            assert (tmp_path / place).read_bytes() == (whole / place).read_bytes(), place
+
+
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 2), (2, 3), (3, 3)])
 def test_stopped_at_any_step_it_ends_the_same(store, whole, epoch, step):
     name = f"stopped{epoch}{step}"

@@ -1,0 +1,134 @@
+"""The shard files that a reader has open: descriptor and parsed index of each, shared between threads. The least
+recently used is closed first.
+
+A file that is replaced while it is open (`d2st cache repair`, `gc`) stays what it was for those who read it; whoever meets damage asks
+`replaced` and opens it again.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from d2st.cache.arrays import SHARD_FRAMES, shard_path
+from d2st.cache.errors import StoreError
+from d2st.cache.shard import CRC_BYTES, EMPTY, read_index
+
+__all__ = ["OpenShard", "OpenShards"]
+
+OPEN_FILES = 128
+
+
+@dataclass(eq=False)
+class OpenShard:
+    """One open file.
+
+    Attributes:
+        offsets: of each slot's frame in the file; -1 where a slot is empty.
+        together: how many frames lie side by side on the disk from each slot on, itself included.
+    """
+
+    descriptor: int
+    offsets: list[int]
+    together: list[int]
+    users: int = 0
+    gone: bool = False  # its last user closes it
+
+
+class OpenShards:
+    """The open shards of one array.
+
+    Args:
+        array: the array's folder.
+        frame_dims: axes of one frame.
+        frame_bytes: bytes of one frame, without its checksum.
+    """
+
+    def __init__(self, array: Path, *, frame_dims: int, frame_bytes: int) -> None:
+        self._array, self._frame_dims, self._frame_bytes = array, frame_dims, frame_bytes
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()  # least recently used first
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def file(self, shard: int) -> Path:
+        """Where a shard lies."""
+        return shard_path(self._array, shard, frame_dims=self._frame_dims)
+
+    def acquire(self, shard: int) -> OpenShard:
+        """The shard, to be given back by `release`. Raises StoreError when its file is missing, truncated, or its index is damaged."""
+        with self._lock:
+            opened = self._open.get(shard)
+            if opened is None:
+                self._make_room()
+                opened = self._open[shard] = self._load(shard)  # published only with its index
+            self._open.move_to_end(shard)
+            opened.users += 1
+        return opened
+
+    def release(self, opened: OpenShard) -> None:
+        """Give back what `acquire` gave."""
+        with self._lock:
+            opened.users -= 1
+            if opened.gone and opened.users == 0:
+                os.close(opened.descriptor)
+
+    def replaced(self, shard: int, opened: OpenShard) -> bool:
+        """Whether another file has taken the place of the open one, which `acquire` then no longer gives."""
+        try:
+            same = os.path.samestat(os.stat(self.file(shard)), os.fstat(opened.descriptor))
+        except OSError:  # gone, or a network disk forgot the open one: opening it again says what is wrong
+            same = False
+        with self._lock:
+            if not same and self._open.get(shard) is opened:
+                opened.gone = True
+                del self._open[shard]
+        return not same
+
+    def close(self) -> None:
+        """Close every file, those in use as soon as they are given back."""
+        with self._lock:
+            for opened in self._open.values():
+                opened.gone = True
+                if opened.users == 0:
+                    os.close(opened.descriptor)
+            self._open.clear()
+
+    def _make_room(self) -> None:
+        excess = len(self._open) - OPEN_FILES + 1  # one more is about to be opened
+        idle = [shard for shard, opened in self._open.items() if opened.users == 0]
+        for shard in idle[: max(0, excess)]:
+            os.close(self._open.pop(shard).descriptor)
+
+    def _load(self, shard: int) -> OpenShard:
+        path = self.file(shard)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                why = f"{path} is missing, though the ledger says that it exists"
+            else:
+                why = f"can't open {path}: {error.strerror or error}"
+            raise StoreError(why, fix="If it can't be restored, run `d2st cache repair` on the store") from error
+        try:
+            index = read_index(descriptor, slots=SHARD_FRAMES, where=str(path))
+            return OpenShard(descriptor, *_layout(index, self._frame_bytes + CRC_BYTES))
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _layout(index: np.ndarray, size: int) -> tuple[list[int], list[int]]:
+    """`offsets` and `together` of an index (slots, 2), for frames that take `size` bytes with their checksum."""
+    there = (index[:, 0] != EMPTY) & (index[:, 1] == size)
+    offsets = np.where(there, index[:, 0], 0).astype(np.int64)
+    follows = (there[1:] & there[:-1] & (np.diff(offsets) == size)).tolist()
+    together = [1] * len(offsets)
+    for slot in range(len(offsets) - 2, -1, -1):
+        if follows[slot]:
+            together[slot] = together[slot + 1] + 1
+    return np.where(there, offsets, -1).tolist(), together
