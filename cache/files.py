@@ -19,6 +19,7 @@ __all__ = [
     "create_exclusive",
     "explained",
     "link_exclusive",
+    "open_new",
     "remove_leftovers",
     "sync_folder",
     "write_atomic",
@@ -83,6 +84,16 @@ def link_exclusive(source: Path, target: Path) -> bool:
         write_atomic(target, source.read_bytes())
     sync_folder(target.parent)
     return True
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open `path` for writing. Its folder is made, and made once more should somebody clear it away at this very moment."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 @contextmanager

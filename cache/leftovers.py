@@ -22,9 +22,8 @@ def leftovers(store: Path) -> list[Leftover]:
     """Staging folders and temporary files of the whole store; those of builders at work look just the same."""
     levels = [path for path in (store / "crops", *sorted(store.glob("tokens*"))) if path.is_dir()]
     found = [folder for level in levels for _, folder in staged_shards(level)]
-    small = [store, store / "plan", *levels, *(level / name for level in levels for name in ("ledger", "moments"))]
-    small += [path.parent for level in levels for path in (*level.glob("*/zarr.json"), *level.glob("*/*/zarr.json"))]
-    found += [path for folder in small for path in sorted(folder.glob(f".*{SUFFIX}"))]
+    small = sorted(store.rglob(f".*{SUFFIX}"))  # a repair writes beside any file
+    found += [path for path in small if not {".staging", "claims"} & set(path.relative_to(store).parts)]
     return [Leftover(path, path.relative_to(store).as_posix(), _size(path)) for path in found]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from d2st.cache.checksum import crc32c, crc64
 from d2st.cache.errors import StoreError
-from d2st.cache.files import explained
+from d2st.cache.files import explained, open_new
 
 __all__ = ["CRC_BYTES", "EMPTY", "FileDigest", "ShardWriter", "read_index"]
 
@@ -52,8 +52,7 @@ class ShardWriter:
         self._offset = 0
         self._checksum = 0
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "wb")  # noqa: SIM115, closed by `close` or `abandon`
+            self._file = open_new(path)  # closed by `close` or `abandon`
 
     def append(self, frames: np.ndarray) -> None:
         """Add `frames` (n, ...), little-endian, to the next n slots. Raises StoreError when the shard or the disk is full."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from d2st.cache.errors import StoreError
-from d2st.cache.files import explained, link_exclusive, sync_folder, write_atomic
+from d2st.cache.files import explained, link_exclusive, open_new, sync_folder, write_atomic
 from d2st.cache.shard import FileDigest, ShardWriter
 
 __all__ = ["Staging", "discard_staged", "roll_forward", "staged_shards"]
@@ -47,12 +47,10 @@ class Staging:
     def write(self, name: str, data: bytes) -> None:
         """Add a small derived file that certifies itself; the ledger does not list it."""
         target = self.path / name
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with explained(target), open_new(target) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> dict[str, FileDigest]:
         """Finish the files; returns what the ledger lists of them."""

@@ -132,7 +132,6 @@ def _cache(folder: Path, device: str, console: "Console", seconds: dict[str, flo
     from d2st.pipeline.build.estimate import estimate
     from d2st.pipeline.build.run import build
     from d2st.pipeline.manifest import manifest_root, read_manifest
-    from d2st.pipeline.media import default_workers
 
     begin = perf_counter()
     manifest, path = folder / "faces.parquet", folder / "faces.d2st"
@@ -156,9 +155,9 @@ def _cache(folder: Path, device: str, console: "Console", seconds: dict[str, flo
     pieces = {"detector": front.detector, "settings": front.settings, "encoder": front.encoder}
     if not path.exists():
         _step(console, "3/6  ask what the cache will take", f"d2st cache plan {manifest} {options}")
-        cost = estimate(rows, root=root, workers=default_workers(), **pieces)
-        size, time = cost.crop_bytes + cost.token_bytes, cost.crop_seconds + cost.token_seconds
-        console.print(f"{cost.frames} frames, {human_bytes(size)}, about {human_time(time)}")
+        cost = estimate(rows, root=root, **pieces)
+        size = human_bytes(cost.crop_bytes + cost.token_bytes)
+        console.print(f"{cost.frames} frames, {size}, about {human_time(cost.seconds)}")
     _step(console, "3/6  decode, crop and encode everything once", f"d2st cache build {manifest} --cache {path} {options}")
     with phases({"crops": ("decode, find faces, crop", "samples"), "tokens": ("encode with CLIP", "frames")}) as on_progress:
         report = build(rows, path, root=root, on_progress=on_progress, **pieces)

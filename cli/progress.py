@@ -13,14 +13,14 @@ PLAIN_LINE_S = 10.0
 
 @contextmanager
 def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Show phases that run one after another.
+    """Show phases, which may run side by side; their totals may change on the way.
 
     Args:
         labels: phase -> (what the bar says, the unit it counts).
         quiet: show nothing.
 
     Yields:
-        A function of (phase, done, total); its first call for a phase, with done = 0, starts the clock.
+        A function of (phase, done, total); its first call for a phase, with done = 0, starts the clock. A phase of nothing is not shown.
     """
     console = stderr()
     if quiet:
@@ -44,6 +44,8 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
             def update(phase: str, done: int, total: int) -> None:
                 label, unit = labels[phase]
                 if phase not in tasks:
+                    if not total:
+                        return
                     tasks[phase] = progress.add_task(label, total=total, rate="")
                     begun[phase] = perf_counter()
                 seconds = max(perf_counter() - begun[phase], 1e-9)

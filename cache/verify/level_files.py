@@ -187,6 +187,8 @@ def _check_calibration(state: LevelState, samples: Callable[[], tuple[str, ...]]
         return
     try:
         for layer, pair in read_calibration(state.level).items():
+            if state.arrays.get(f"{layer}/cls") is None:  # reported with the array, and nothing to compare with
+                continue
             shape, _ = read_array_meta(state.path / layer / "cls")
             if any(values.shape != shape for values in pair):
                 raise ValueError(f"{layer} has {shape[0]} channels, it has {pair[0].shape}")

@@ -25,6 +25,7 @@ from d2st.cli.cache.options import (
     Workers,
     make_front_end,
 )
+from d2st.cli.cache.work import ShardPart, parse_part, show_work
 
 if TYPE_CHECKING:
     from d2st.pipeline.build.run import BuildReport
@@ -50,17 +51,22 @@ def build(
     dtype: Dtype = "float16",
     device: Device = "auto",
     workers: Workers = None,
+    shard: ShardPart = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try the samples again that an earlier build left out.")] = False,
     as_json: Json = False,
 ) -> None:
     """Decode, crop and encode every sample of a manifest into a store. Stopped or killed, the same command goes on where it was.
+
+    Run it several times at once, on machines that see the same folder too, and they share the work.
 
     \b
     Examples:
       d2st cache build faces.parquet --cache faces.d2st
       d2st cache build faces.parquet --cache l14.d2st --backbone ViT-L-14-quickgelu --layers last
       d2st cache build crops.parquet --cache crops.d2st --detector none
+      d2st cache build faces.parquet --cache faces.d2st --dtype int8
       d2st cache build faces.parquet --cache faces.d2st --retry
+      d2st cache build faces.parquet --cache faces.d2st --shard 1/4
       d2st cache build faces.parquet --cache try.d2st --backbone d2st-demo --pretrained random:0
     """
     from dataclasses import asdict
@@ -95,6 +101,7 @@ def build(
             settings=front.settings,
             encoder=front.encoder,
             workers=workers,
+            part=parse_part(shard),
             retry=retry,
             on_progress=on_progress,
         )
@@ -109,33 +116,29 @@ def _write_rejected(cache: Path) -> Path:
     """The list of what was left out, as CSV inside of the store: sample, path, reason, detail."""
     from d2st.cache.files import write_atomic
     from d2st.cache.store import Store
+    from d2st.pipeline.build.report import outcomes
 
-    path = cache / "rejected.csv"
-    listed = Store.open(cache).rejected().select("sample_id", "path", "dataset", "split", "reason", "detail")
-    write_atomic(path, listed.write_csv().encode())
+    path, store = cache / "rejected.csv", Store.open(cache)
+    manifest = store.manifest()
+    found = outcomes(store.crops, store.plan(), manifest).drop_nulls("reason").sort("sample_id")
+    listed = found.join(manifest, on="sample_id", how="inner", maintain_order="left")
+    write_atomic(path, listed.select("sample_id", "path", "dataset", "split", "reason", "detail").write_csv().encode())
     return path
 
 
 def show_report(report: "BuildReport", cache: Path, rejected: Path) -> None:
-    """The table that ends a build."""
-    from d2st.cli.show import human_time, stdout, table
+    """The tables that end a build."""
+    from d2st.cli.show import stdout, table
     from d2st.pipeline.reasons import REASONS
 
     console = stdout()
-    seconds = report.seconds
     rows: list[tuple[object, object, object]] = [
         ("cached", report.samples, f"{report.frames} frames"),
         ("padded", report.padded, "videos with fewer frames than asked for; kept, the rest is masked"),
     ]
     rows += [(f"left out: {reason}", count, REASONS.get(reason, "")) for reason, count in report.rejected.items()]
     console.print(table(f"store {cache}", ("", "samples", ""), rows, right=("samples",)))
-    if report.built_crops or report.built_tokens:
-        console.print(
-            f"built {report.built_crops} shards of crops in {human_time(seconds['crops'])}, "
-            f"{report.built_tokens} of token maps in {human_time(seconds['tokens'])}"
-        )
-    else:
-        console.print("everything was cached already: nothing to do")
+    show_work(report, console)
     if report.rejected:
         console.print(
             f"{sum(report.rejected.values())} samples were left out; the list is {rejected}"

@@ -44,7 +44,7 @@ DetectorName = Annotated[str, typer.Option(help="mtcnn, yunet, or none for media
 DetectorWeights = Annotated[Path | None, typer.Option(help="The detector's ONNX file (yunet).")]
 MicroBatch = Annotated[int, typer.Option(min=1, max=1024, help="Frames CLIP sees at once; part of the cache's fingerprint.")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 [default: bf16 on CUDA, fp32 on the CPU].")]
-Dtype = Annotated[str, typer.Option(help="How token maps are stored: float16 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="How token maps are stored: float16, bfloat16, or int8 in half the bytes.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding processes [default: one a core].")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

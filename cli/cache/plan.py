@@ -43,7 +43,7 @@ def plan(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a build will take: counts, bytes and time. Tries a few files for real, writes nothing.
+    """Say what a build will take: counts, bytes and time. Tries a few files for real, and keeps nothing of them.
 
     \b
     Examples:
@@ -57,7 +57,6 @@ def plan(
     from d2st.cli.show import human_bytes, human_time, print_json, stdout, table
     from d2st.pipeline.build.estimate import estimate
     from d2st.pipeline.manifest import manifest_root, read_manifest
-    from d2st.pipeline.media import default_workers
 
     rows, media = read_manifest(manifest), manifest_root(manifest, root)
     front = make_front_end(
@@ -81,25 +80,22 @@ def plan(
         detector=front.detector,
         settings=front.settings,
         encoder=front.encoder,
-        workers=workers or default_workers(),
+        workers=workers,
     )
     if as_json:
         print_json(asdict(found))
         return
     counts = ", ".join(f"{count} {kind}" for kind, count in found.samples.items())
+    alone = ", ".join(f"{stage} {human_time(seconds)}" for stage, seconds in found.stages.items())
+    device = front.encoder.backbone.device
     lines = [
         ("samples", counts),
-        ("frames", f"{found.frames} in {found.shards} shards"),
+        ("frames", f"about {found.frames} of {found.slots} asked for, in {found.shards} shards"),
         ("layers", ", ".join(front.encoder.layers)),
-        ("crops", f"{human_bytes(found.crop_bytes)}, about {human_time(found.crop_seconds)}"),
-        (
-            "token maps",
-            f"{human_bytes(found.token_bytes)}, about {human_time(found.token_seconds)} on {front.encoder.backbone.device}",
-        ),
-        (
-            "together",
-            f"{human_bytes(found.crop_bytes + found.token_bytes)}, about {human_time(found.crop_seconds + found.token_seconds)}",
-        ),
+        ("crops", human_bytes(found.crop_bytes)),
+        ("token maps", f"{human_bytes(found.token_bytes)} as {dtype}"),
+        ("together", f"{human_bytes(found.crop_bytes + found.token_bytes)}, about {human_time(found.seconds)} on {device}"),
+        ("each stage alone", alone),
         ("free disk here", human_bytes(shutil.disk_usage(".").free)),
         ("tried", f"{found.probed} files, {found.probed_rejected} of them not usable"),
     ]

@@ -1,77 +1,146 @@
-"""First phase of a build: media to face crops, shard by shard.
+"""The first stages of a build: media to face crops, in the order of the plan.
 
-Children decode ahead of the detector; shards are committed in their order, so a killed build goes on at the first one that is missing.
+Child processes decode ahead, threads find and cut faces; both answer in order, so what comes out depends on no timing. The window of
+files under way is bounded by their number and by the bytes that are decoded and not cropped yet.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from d2st.cache.arrays import SHARD_FRAMES, ensure_array
+from d2st.cache.arrays import SHARD_FRAMES
 from d2st.cache.errors import ManifestError, MediaError
-from d2st.cache.ledger import LEDGER_SCHEMA
-from d2st.cache.level import Level
-from d2st.cache.shard import ShardWriter
 from d2st.pipeline.build.crop import CropSettings, crop_frames
+from d2st.pipeline.build.flow import Clock, Flow, Pipe
+from d2st.pipeline.build.rows import Row, Rows
+from d2st.pipeline.build.threads import take_threads
+from d2st.pipeline.build.work import SHARDS_AT_ONCE, Task, Work, pause
 from d2st.pipeline.faces import FaceDetector, given_detections
 from d2st.pipeline.media import DecodePool, Frames, Job
 
-__all__ = ["build_crops"]
+__all__ = ["Media", "Sample", "crop_media"]
 
-Row = dict[str, Any]
+MAX_HELD_BYTES = 1 << 30  # decoded frames that wait to be cropped
 
 
-def build_crops(
-    level: Level,
-    plan: pl.DataFrame,
-    manifest: pl.DataFrame,
+@dataclass(frozen=True)
+class Media:
+    """How media become crops.
+
+    Attributes:
+        root: the folder that the manifest's paths are relative to.
+        workers: decoding processes.
+        threads: cropping threads.
+        device: where the detector computes.
+    """
+
+    root: Path
+    detector: FaceDetector
+    settings: CropSettings
+    workers: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample of a shard: its crops (T',S,S,3) uint8, T' = 0 when it is rejected, and its ledger row but for `start`."""
+
+    task: Task
+    images: np.ndarray
+    entry: dict[str, Any]
+
+
+class _Place:
+    """A sample under way."""
+
+    def __init__(self, task: Task, row: Row) -> None:
+        self.task, self.row = task, row
+        self.decoded: Future[Frames | MediaError] | None = None
+        self.cropped: Future[tuple[np.ndarray, dict[str, Any]]] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        decoded = self.decoded
+        if decoded is None or not decoded.done() or decoded.cancelled() or decoded.exception() is not None:
+            return 0
+        frames = decoded.result()
+        return sum(image.nbytes for image in frames.images) if isinstance(frames, Frames) else 0
+
+
+def crop_media(
+    flow: Flow,
+    out: "Pipe[Sample | Task]",
+    work: Work,
+    rows: Rows,
+    media: Media,
     *,
-    root: Path,
-    detector: FaceDetector,
-    settings: CropSettings,
-    workers: int | None,
-    on_sample: Callable[[str | None, int], None],
-) -> int:
-    """Compute and commit every shard of the plan that the level lacks.
+    wait: bool,
+    decoding: Clock,
+    cropping: Clock,
+) -> None:
+    """Put each sample of each shard that `work` hands out into `out`, then the shard's task; of shards that have crops, the task alone.
 
     Args:
-        level: the crops level.
-        plan: `cache.plan.PLAN_SCHEMA`.
-        manifest: its rows; all planned samples that are to be built must be in it.
-        root: the folder that the manifest's paths are relative to.
-        workers: decoding processes; one a core by default.
-        on_sample: called with (reason code or None, frames cached) after each sample.
-
-    Returns:
-        How many shards were built.
+        wait: go on until others have finished the shards that they hold.
+        decoding, cropping: get the time that children and threads are at work.
     """
-    shards = sorted(set(plan["shard"].unique()) - level.committed())
-    if not shards:
-        return 0
-    ensure_array(
-        level.path / "frames",
-        frame_shape=(settings.size, settings.size, 3),
-        dtype="uint8",
-        shards=int(plan["shard"].max()) + 1,  # type: ignore[arg-type]
-        attributes={},
-    )
-    work = plan.filter(pl.col("shard").is_in(shards)).join(manifest, on="sample_id", how="left", maintain_order="left")
-    rows = work.to_dicts()
-    with DecodePool(workers) as pool:
-        decoded = pool.map(_jobs(rows, root, settings))
-        for _, group in work.group_by("shard", maintain_order=True):
-            _build_shard(level, group.to_dicts(), decoded, root, detector, settings, on_sample)
-    return len(shards)
+    at_once = 2 * media.workers + media.threads
+    shards_at_once = SHARDS_AT_ONCE + -(-at_once * media.settings.frames // SHARD_FRAMES)
+    window: deque[_Place | Task] = deque()
+    coming: Iterator[_Place | Task] = iter(())
+    with (
+        ThreadPoolExecutor(media.threads, "d2st-crop", lambda: take_threads(1, stream_on=media.device)) as threads,
+        DecodePool(media.workers) as pool,  # closes first: threads may be waiting for it
+    ):
+
+        def places(task: Task) -> Iterator[_Place | Task]:
+            for row in rows.of(task.shard) if task.needs_crops else ():
+                place = _Place(task, row)
+                if _skip(row) is None:
+                    place.decoded = pool.submit(_job(row, media))
+                place.cropped = threads.submit(_crop, flow, place, media, cropping)
+                place.cropped.add_done_callback(lambda _: flow.wake())
+                yield place
+            yield task
+
+        while True:
+            flow.check()
+            if len(window) < at_once and sum(item.held_bytes for item in window if isinstance(item, _Place)) < MAX_HELD_BYTES:
+                if (place := next(coming, None)) is not None:
+                    window.append(place)
+                    continue
+                if len(work.begun) < shards_at_once and (task := work.take()) is not None:
+                    coming = places(task)
+                    continue
+            if window:
+                _deliver(flow, window.popleft(), out)
+            elif not pause(flow, work, shards_at_once, wait=wait):
+                break
+            decoding.busy_s = pool.busy_s
+    decoding.busy_s = pool.busy_s
+    out.close()
 
 
-def _jobs(rows: list[Row], root: Path, settings: CropSettings) -> Iterator[Job]:
-    for row in rows:
-        if _skip(row) is None:
-            yield Job(row["sample_id"], str(root / row["path"]), row["kind"], settings.frames, settings.sampling)
+def _deliver(flow: Flow, item: _Place | Task, out: "Pipe[Sample | Task]") -> None:
+    if isinstance(item, Task):
+        out.put(item)
+        return
+    cropped = item.cropped
+    flow.wait(cropped.done)
+    images, entry = cropped.result()
+    out.put(Sample(item.task, images, entry), weight=max(1, len(images)))
+
+
+def _job(row: Row, media: Media) -> Job:
+    settings = media.settings
+    return Job(row["sample_id"], str(media.root / row["path"]), row["kind"], settings.frames, settings.sampling)
 
 
 def _skip(row: Row) -> tuple[str, str] | None:
@@ -80,58 +149,34 @@ def _skip(row: Row) -> tuple[str, str] | None:
         return "missing", "no longer in the manifest"
     if row["duplicate_of"] is not None:
         return "duplicate", f"the same bytes as sample {row['duplicate_of']}"
-    if row["slots"] == 0:  # it was a copy when its place was planned
-        return "duplicate", "a copy of another file when this store was planned; a new store would take it"
+    if row["slots"] == 0:  # it was a copy when this place was planned
+        return "duplicate", "a copy of another file when this place was planned"
     return None
 
 
-def _build_shard(
-    level: Level,
-    rows: list[Row],
-    decoded: Iterator[tuple[Job, Frames | MediaError]],
-    root: Path,
-    detector: FaceDetector,
-    settings: CropSettings,
-    on_sample: Callable[[str | None, int], None],
-) -> None:
-    shard = rows[0]["shard"]
-    start = shard * SHARD_FRAMES
-    ledger: list[Row] = []
-    crops: list[np.ndarray] = []
-    for row in rows:
-        images, entry = _sample(row, decoded, root, detector, settings)
-        ledger.append({**entry, "start": start if len(images) else None, "frames": len(images), "planned": row["slots"]})
-        crops.append(images)
-        start += len(images)
-        on_sample(entry["reason"], len(images))
-    writers: dict[str, ShardWriter] = {}
-    if any(len(images) for images in crops):
-        with ShardWriter(level.shard_file("frames", shard, frame_dims=3), slots=SHARD_FRAMES) as writers["frames"]:
-            for images in crops:
-                writers["frames"].append(images)
-    level.commit(shard, pl.DataFrame(ledger, schema=LEDGER_SCHEMA), writers, {})
-
-
-def _sample(
-    row: Row, decoded: Iterator[tuple[Job, Frames | MediaError]], root: Path, detector: FaceDetector, settings: CropSettings
-) -> tuple[np.ndarray, Row]:
+def _crop(flow: Flow, place: _Place, media: Media, clock: Clock) -> tuple[np.ndarray, dict[str, Any]]:
     """The crops (T',S,S,3) of one sample, T' = 0 when it is rejected, and its ledger row."""
+    row, root = place.row, media.root
+    entry = {"sample_id": row["sample_id"], "planned": row["slots"], "reason": None, "detail": "", "info": "{}"}
     rejected = _skip(row)
     try:
         if rejected is None:
-            job, frames = next(decoded)
-            if job.key != row["sample_id"]:
-                raise RuntimeError(f"the decoder answered for {job.key}, {row['sample_id']} was asked for")
+            frames = place.decoded.result()
+            flow.check()  # what comes from a pool that is being closed says nothing about the file
             if isinstance(frames, MediaError):
                 raise frames
-            given = given_detections(Path(job.path), frames.indices, box=row["box"], landmarks=row["landmarks"])
-            images, info = crop_frames(frames, detector, settings, given)
+            with clock.running():
+                path = root / row["path"]
+                given = given_detections(path, frames.indices, box=row["box"], landmarks=row["landmarks"])
+                images, info = crop_frames(frames, media.detector, media.settings, given)
             text = json.dumps(info, sort_keys=True, separators=(",", ":"), allow_nan=False)
-            return images, {"sample_id": row["sample_id"], "reason": None, "detail": "", "info": text}
+            return images, {**entry, "frames": len(images), "info": text}
     except (MediaError, ManifestError) as error:
         reason = error.reason if isinstance(error, MediaError) else "bad_faces"
         # stores move: only the path below the media root is kept
         rejected = reason, str(error).replace(str(root / row["path"]), row["path"]).replace(f"{root}/", "")
+    finally:
+        place.decoded = None  # the frames are not needed any more
     reason, detail = rejected
-    empty = np.empty((0, settings.size, settings.size, 3), np.uint8)
-    return empty, {"sample_id": row["sample_id"], "reason": reason, "detail": detail[:500], "info": "{}"}
+    size = media.settings.size
+    return np.empty((0, size, size, 3), np.uint8), {**entry, "frames": 0, "reason": reason, "detail": detail[:500]}

@@ -1,26 +1,40 @@
-"""What a build will cost, before anything runs: counts and bytes by arithmetic, time by doing a few files for real."""
+"""What a build will cost, before anything runs: bytes from the file format, counts and times from files that are done for real.
 
+The time is that of the overlapping stages. On a CPU they share the cores, so their processor time adds up; beside a GPU the slowest one
+sets the pace.
+"""
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from d2st.cache.arrays import SHARD_FRAMES
-from d2st.cache.errors import ManifestError, MediaError
+from d2st.cache.codec import stored_arrays
+from d2st.cache.moments import Moments
 from d2st.cache.plan import plan_shards
-from d2st.cache.shard import CRC_BYTES
-from d2st.pipeline.build.crop import CropSettings, crop_frames
+from d2st.cache.shard import CRC_BYTES, ShardWriter
+from d2st.pipeline.build.crop import CropSettings
+from d2st.pipeline.build.crops import Media
+from d2st.pipeline.build.probe import Probe, probe_media
 from d2st.pipeline.build.run import planned_samples
+from d2st.pipeline.build.statistics import add_to_moments
+from d2st.pipeline.build.threads import crop_threads, encode_threads, steady_arithmetic, take_threads
 from d2st.pipeline.clip import Encoder
-from d2st.pipeline.faces import FaceDetector, given_detections
-from d2st.pipeline.media import DecodePool, Job
+from d2st.pipeline.faces import FaceDetector
+from d2st.pipeline.media import default_workers
 
 __all__ = ["Estimate", "estimate"]
 
-PROBED_FILES = 6  # of each kind
+INDEX_BYTES = SHARD_FRAMES * 16 + CRC_BYTES
+CROP_ROW_BYTES, TOKEN_ROW_BYTES, PART_BYTES = 110, 45, 4500  # of ledger parts: a sample, and a part without any
+ENCODE_S = 4.0
+WRITE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -29,80 +43,131 @@ class Estimate:
 
     Attributes:
         samples: by kind.
-        frames: frames if no media is short or rejected.
+        slots: frames if no media is short or rejected; `frames` as the probed files let expect.
         shards: how many shard files each array gets.
         crop_bytes, token_bytes: on the disk.
-        crop_seconds, token_seconds: on this machine, from the probed files.
+        seconds: of the whole build on this machine.
+        stages: seconds that each stage would take alone.
         probed, probed_rejected: how many files were tried, and how many of them could not be used.
     """
 
     samples: dict[str, int]
+    slots: int
     frames: int
     shards: int
     crop_bytes: int
     token_bytes: int
-    crop_seconds: float
-    token_seconds: float
+    seconds: float
+    stages: dict[str, float]
     probed: int
     probed_rejected: int
 
 
 def estimate(
-    manifest: pl.DataFrame, *, root: Path, detector: FaceDetector, settings: CropSettings, encoder: Encoder, workers: int
+    manifest: pl.DataFrame,
+    *,
+    root: Path,
+    detector: FaceDetector,
+    settings: CropSettings,
+    encoder: Encoder,
+    workers: int | None = None,
 ) -> Estimate:
-    """Predict the cost of building `manifest`. Arguments as for `build`."""
+    """Predict the cost of building `manifest`. Arguments as for `build`. Writes one temporary file, to time the disk."""
+    device = encoder.backbone.device
+    media = Media(root, detector, settings, workers or default_workers(), crop_threads(device), device)
     planned = planned_samples(manifest, settings)
-    frames = int(planned["slots"].sum())
     shards = plan_shards(planned)["shard"].n_unique()
-    index_bytes = SHARD_FRAMES * 16 + CRC_BYTES
-    height, width = encoder.backbone.grid
-    values = (height * width + 1) * encoder.backbone.channels * len(encoder.layers)
-    decode_s, detect_s, probed, rejected = 0.0, 0.0, 0, 0
-    with DecodePool(1) as pool:  # supervised here too: a file may hang or crash a decoder
-        for _, group in manifest.filter(pl.col("duplicate_of").is_null()).group_by("kind"):
-            picked = group.sort("sample_id").gather_every(max(1, group.height // PROBED_FILES)).head(PROBED_FILES)
-            seconds = [_probe(row, root, pool, detector, settings) for row in picked.iter_rows(named=True)]
-            probed += len(seconds)
-            rejected += sum(not used for _, _, used in seconds)
-            # the first one warms caches and kernels up, if there are others to go by
-            kept = seconds[1:] or seconds
-            decode_s += float(np.mean([decode for decode, _, _ in kept])) * group.height
-            detect_s += float(np.mean([detect for _, detect, _ in kept])) * group.height
+    with steady_arithmetic():
+        probe = probe_media(manifest, media)
+        frames = _expected_frames(manifest, settings, probe)
+        warm_s, encode_s, write_s = _encode_and_write(encoder, settings.size)
+    files = manifest.filter(pl.col("duplicate_of").is_null())["kind"].value_counts().rows()
+    cores = default_workers()
+    decode_s = sum(probe.decode_s.get(kind, 0.0) * count for kind, count in files)
+    crop_s = sum(probe.crop_s.get(kind, 0.0) * count for kind, count in files)
+    stages = {
+        "decode": decode_s / min(media.workers, cores),
+        "crop": crop_s / media.threads,
+        "encode": encode_s * frames,
+        "write": write_s * frames,
+    }
+    if device == "cpu":
+        together = max((decode_s + crop_s) / cores + stages["encode"] + stages["write"] / cores, *stages.values())
+    else:
+        together = max((decode_s + crop_s) / cores, *stages.values())
     return Estimate(
         samples=dict(manifest.group_by("kind").len().sort("kind").rows()),
-        frames=frames,
+        slots=int(planned["slots"].sum()),
+        frames=round(frames),
         shards=shards,
-        crop_bytes=frames * (settings.size**2 * 3 + CRC_BYTES) + shards * index_bytes,
-        token_bytes=frames * (values * 2 + 2 * len(encoder.layers) * CRC_BYTES)
-        + shards * 2 * len(encoder.layers) * index_bytes,
-        crop_seconds=max(decode_s / workers, detect_s) if encoder.backbone.device != "cpu" else decode_s / workers + detect_s,
-        token_seconds=_encode_seconds(encoder, settings.size) * frames,
-        probed=probed,
-        probed_rejected=rejected,
+        crop_bytes=_crop_bytes(frames, manifest.height, shards, settings.size),
+        token_bytes=_token_bytes(frames, manifest.height, shards, encoder),
+        seconds=probe.start_s + warm_s + together,
+        stages=stages,
+        probed=sum(probe.tried.values()),
+        probed_rejected=sum(probe.rejected.values()),
     )
 
 
-def _probe(
-    row: dict[str, Any], root: Path, pool: DecodePool, detector: FaceDetector, settings: CropSettings
-) -> tuple[float, float, bool]:
-    """Seconds to decode one sample, seconds to find and crop its face, and whether it could be used."""
-    begin = decoded = perf_counter()
-    try:
-        path = root / row["path"]
-        frames = pool.read(Job(row["sample_id"], str(path), row["kind"], settings.frames, settings.sampling))
-        decoded = perf_counter()
-        given = given_detections(path, frames.indices, box=row["box"], landmarks=row["landmarks"])
-        crop_frames(frames, detector, settings, given)
-    except (MediaError, ManifestError):
-        return perf_counter() - begin, 0.0, False
-    return decoded - begin, perf_counter() - decoded, True
+def _expected_frames(manifest: pl.DataFrame, settings: CropSettings, probe: Probe) -> float:
+    """Frames that the whole manifest will give: what its media are known to hold, times what the probed files gave of that."""
+    total = 0.0
+    rows = manifest.filter(pl.col("duplicate_of").is_null())
+    for (kind,), group in rows.group_by("kind"):
+        given = probe.frames.get(kind, [])
+        total += group.height * (float(np.mean(given)) if given else (1 if kind == "image" else settings.frames))
+    return total
 
 
-def _encode_seconds(encoder: Encoder, size: int) -> float:
-    """Seconds a frame, over two micro-batches after one to warm up."""
-    crops = np.random.default_rng(0).integers(0, 256, (encoder.micro_batch, size, size, 3), dtype=np.uint8)
-    encoder.encode(crops)
+def _crop_bytes(frames: float, samples: int, shards: int, size: int) -> int:
+    ledger = samples * CROP_ROW_BYTES + shards * PART_BYTES
+    return round(frames * (size**2 * 3 + CRC_BYTES) + shards * INDEX_BYTES + ledger)
+
+
+def _token_bytes(frames: float, samples: int, shards: int, encoder: Encoder) -> int:
+    arrays = stored_arrays(encoder.dtype, encoder.backbone.grid, encoder.backbone.channels).values()
+    frame = sum(int(np.prod(shape)) * np.dtype(name).itemsize + CRC_BYTES for shape, name in arrays)
+    statistics = 2 * (2 * 8 * encoder.backbone.channels + 8 + 220)  # mean and M2 of maps and CLS, and their header
+    ledger = samples * TOKEN_ROW_BYTES + shards * PART_BYTES
+    return round(len(encoder.layers) * (frames * frame + shards * (len(arrays) * INDEX_BYTES + statistics)) + ledger)
+
+
+def _encode_and_write(encoder: Encoder, size: int) -> tuple[float, float, float]:
+    """Seconds to warm up; then seconds a frame of encoding, and of statistics and writing."""
+    step = encoder.micro_batch
+    crops = np.random.default_rng(0).integers(0, 256, (step, size, size, 3), dtype=np.uint8)
     begin = perf_counter()
-    for _ in range(2):
-        encoder.encode(crops)
-    return (perf_counter() - begin) / (2 * encoder.micro_batch)
+    if encoder.dtype == "int8" and not encoder.calibration:
+        encoder.calibration = encoder.calibrate(crops)
+    tokens = encoder.encode(crops)
+    first_s, begin, rounds = perf_counter() - begin, perf_counter(), 0
+    count, torch_threads = encode_threads(encoder.backbone.device)
+    with ThreadPoolExecutor(count, initializer=lambda: take_threads(torch_threads)) as threads:
+        while rounds < 2 * count or (rounds < 16 * count and perf_counter() - begin < ENCODE_S):
+            tokens = list(threads.map(encoder.encode, [crops] * count))[0]
+            rounds += count
+    each_s = (perf_counter() - begin) / rounds
+    begin = perf_counter()
+    moments: dict[str, Moments] = {}
+    calibration = {layer: tuple(v.cpu() for v in pair) for layer, pair in encoder.calibration.items()}
+    for layer in encoder.layers:
+        arrays = {name.removeprefix(f"{layer}/"): v for name, v in tokens.arrays.items() if name.startswith(f"{layer}/")}
+        add_to_moments(moments, layer, arrays, calibration)
+    statistics_s = (perf_counter() - begin) / step
+    return max(0.0, first_s - each_s), each_s / step, statistics_s + _write_s(tokens.arrays, step)
+
+
+def _write_s(arrays: dict[str, np.ndarray], frames: int) -> float:
+    """Seconds a frame to write such arrays to the disk of the current folder; 0 where nothing can be written."""
+    total = sum(values.nbytes for values in arrays.values())
+    rounds = max(1, min(SHARD_FRAMES // frames, WRITE_BYTES // total))
+    if not os.access(".", os.W_OK):
+        return 0.0
+    with tempfile.TemporaryDirectory(dir=".", prefix=".d2st-plan-") as folder:
+        begin = perf_counter()
+        for number, values in enumerate(arrays.values()):
+            writer = ShardWriter(Path(folder) / str(number), slots=SHARD_FRAMES)
+            for _ in range(rounds):
+                writer.append(values)
+            writer.close()
+        return (perf_counter() - begin) / (rounds * frames)

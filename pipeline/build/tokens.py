@@ -1,99 +1,207 @@
-"""Second phase of a build: crops to token maps. No media are touched, so another backbone or layer is a re-encode from here."""
+"""The last stages of a build: crops to token maps, token maps to the disk, and the commit.
 
-from collections.abc import Callable
-from contextlib import ExitStack
+Writing and committing are two stages: while one shard is brought onto the disk (fsync waits for all of it), the next is already being
+written.
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import save
 
-from d2st.cache.arrays import SHARD_FRAMES, ensure_array
-from d2st.cache.files import write_atomic
+from d2st.cache.arrays import ensure_array
+from d2st.cache.codec import Calibration, stored_arrays
 from d2st.cache.ledger import LEDGER_SCHEMA
-from d2st.cache.level import Level
-from d2st.cache.moments import Moments, merge, moments_of
-from d2st.cache.reader import ArrayReader
-from d2st.cache.shard import FileDigest, ShardWriter, crc32c
-from d2st.cache.store import moments_path
+from d2st.cache.level import Level, StagedShard
+from d2st.cache.moments import Moments, counted_digest, moments_bytes, moments_name
+from d2st.cache.shard import ShardWriter
+from d2st.pipeline.build.crops_writer import Chunk, End
+from d2st.pipeline.build.flow import Clock, Flow, Pipe
+from d2st.pipeline.build.progress import Progress
+from d2st.pipeline.build.stagings import Stagings
+from d2st.pipeline.build.statistics import add_to_moments
+from d2st.pipeline.build.threads import encode_threads, take_threads
+from d2st.pipeline.build.work import Task, Work
 from d2st.pipeline.clip import Encoder
 
-__all__ = ["build_tokens"]
-
-READ_FRAMES = 64  # a multiple of every sensible micro-batch, so that only a shard's last one is padded
+__all__ = ["Encoded", "TokensWriter", "encode_chunks", "ensure_token_arrays"]
 
 
-def build_tokens(crops: Level, tokens: Level, plan: pl.DataFrame, *, encoder: Encoder, on_frames: Callable[[int], None]) -> int:
-    """Encode and commit every shard that the crops level has and the tokens level lacks; returns how many.
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The stored arrays of a chunk, by "<layer>/<kind>", n frames each; `slots` and `counted` as in `Chunk`."""
+
+    task: Task
+    arrays: dict[str, np.ndarray]
+    slots: np.ndarray
+    counted: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """A shard whose files are written, ready to be committed."""
+
+    task: Task
+    staged: StagedShard
+    rows: pl.DataFrame
+    source: str
+
+
+@dataclass(eq=False)
+class _Open:
+    """The shard that is being written."""
+
+    staged: StagedShard
+    writers: dict[str, ShardWriter] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    used: int = 0  # slots
+    frames: int = 0
+
+
+def ensure_token_arrays(level: Level, encoder: Encoder, *, shards: int) -> None:
+    """Make the arrays of a tokens level, or let them grow to so many shards."""
+    for layer in encoder.layers:
+        for kind, (shape, name) in stored_arrays(encoder.dtype, encoder.backbone.grid, encoder.backbone.channels).items():
+            attributes = {"d2st_dtype": encoder.dtype} if name == "uint16" else {}
+            ensure_array(level.array(f"{layer}/{kind}"), frame_shape=shape, dtype=name, shards=shards, attributes=attributes)
+
+
+def encode_chunks(
+    flow: Flow, source: "Pipe[Chunk | End]", out: "Pipe[Encoded | End]", encoder: Encoder, *, clock: Clock
+) -> None:
+    """The encoding stage: chunks to token maps, ends passed on, all in order."""
+    count, torch_threads = encode_threads(encoder.backbone.device)
+
+    def encode(chunk: Chunk) -> Encoded:
+        flow.check()
+        with clock.running():
+            return Encoded(chunk.task, encoder.encode(chunk.images).arrays, chunk.slots, chunk.counted)
+
+    def deliver() -> None:
+        item = window.popleft()
+        if isinstance(item, Future):
+            flow.wait(item.done)
+            item = item.result()
+        out.put(item)
+
+    window: deque[Future[Encoded] | End] = deque()
+    with ThreadPoolExecutor(count, "d2st-encode", lambda: take_threads(torch_threads)) as threads:
+        for item in source:
+            if isinstance(item, Chunk):
+                window.append(threads.submit(encode, item))
+                window[-1].add_done_callback(lambda _: flow.wake())
+            else:
+                window.append(item)
+            del item
+            while len(window) > count or (window and not (isinstance(window[0], Future) and not window[0].done())):
+                deliver()
+        while window:
+            deliver()
+    out.close()
+
+
+def _append(writer: ShardWriter, values: np.ndarray, slots: np.ndarray, *, used: int) -> None:
+    """Write frames (n, ...) to their slots, of which `used` are behind us already."""
+    breaks = np.flatnonzero(np.diff(slots) != 1) + 1
+    for begin, end in zip([0, *breaks], [*breaks, len(slots)], strict=True):
+        writer.skip(int(slots[begin]) - used)
+        writer.append(values[begin:end])
+        used = int(slots[end - 1]) + 1
+
+
+class TokensWriter:
+    """The writing stage and, with `commit`, the last one.
 
     Args:
-        plan: tells which samples' frames enter the channel statistics.
-        on_frames: called with the number of frames just encoded.
+        source: encoded chunks and ends, in order.
+        counted: samples whose frames enter the channel statistics.
+        clock, commit_clock: get the time spent on writing and on committing.
     """
-    shards = sorted(crops.committed() - tokens.committed())
-    if not shards:
-        return 0
-    grid, channels = encoder.backbone.grid, encoder.backbone.channels
-    name = "uint16" if encoder.dtype == "bfloat16" else encoder.dtype
-    attributes = {"d2st_dtype": encoder.dtype} if name != encoder.dtype else {}
-    for layer in encoder.layers:
-        for kind, shape in (("maps", (*grid, channels)), ("cls", (channels,))):
-            ensure_array(
-                tokens.path / layer / kind, frame_shape=shape, dtype=name, shards=max(shards) + 1, attributes=attributes
-            )
-    counted = set(plan.filter("counted")["sample_id"])
-    rows = {shard: group for (shard,), group in crops.rows().join(plan, on="sample_id").group_by("shard")}
-    reader = ArrayReader(crops.path / "frames") if (crops.path / "frames" / "zarr.json").exists() else None
-    for shard in shards:
-        cached = rows[shard].filter(pl.col("reason").is_null()).sort("start")
-        weights = np.repeat(cached["sample_id"].is_in(counted).to_numpy(), cached["frames"].to_numpy())  # (n,) bool
-        _encode_shard(tokens, shard, cached.select(LEDGER_SCHEMA.names()), weights, reader, encoder, on_frames)
-    return len(shards)
 
+    def __init__(
+        self,
+        flow: Flow,
+        source: "Pipe[Encoded | End]",
+        *,
+        work: Work,
+        stagings: Stagings,
+        layers: tuple[str, ...],
+        calibration: Calibration,
+        counted: set[str],
+        clock: Clock,
+        commit_clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self._flow, self._source, self._whole = flow, source, Pipe[_Whole](flow, 1)
+        self._work, self._stagings, self._level = work, stagings, work.tokens
+        self._layers, self._calibration, self._counted = layers, calibration, counted
+        self._clock, self._commit_clock, self._progress = clock, commit_clock, progress
+        self._open: _Open | None = None
+        self.built = self.frames = 0
 
-def _encode_shard(
-    level: Level,
-    shard: int,
-    rows: pl.DataFrame,
-    counted: np.ndarray,
-    reader: ArrayReader | None,
-    encoder: Encoder,
-    on_frames: Callable[[int], None],
-) -> None:
-    count = len(counted)
-    step = -(-READ_FRAMES // encoder.micro_batch) * encoder.micro_batch
-    moments: dict[str, Moments] = {}
-    writers: dict[str, ShardWriter | None] = {}
-    with ExitStack() as stack:
-        if reader is not None and count:
-            for layer in encoder.layers:
-                for kind, dims in (("maps", 3), ("cls", 1)):
-                    file = level.shard_file(f"{layer}/{kind}", shard, frame_dims=dims)
-                    writers[f"{layer}/{kind}"] = stack.enter_context(ShardWriter(file, slots=SHARD_FRAMES))
-            for begin in range(0, count, step):
-                end = min(begin + step, count)
-                images = np.empty((end - begin, *reader.frame_shape), np.uint8)
-                reader.read(np.arange(begin, end) + shard * SHARD_FRAMES, images)
-                encoded = encoder.encode(images)
-                for layer in encoder.layers:
-                    for kind, values in (("maps", encoded.maps[layer]), ("cls", encoded.cls[layer])):
-                        writers[f"{layer}/{kind}"].append(values)
-                        seen = moments_of(_as_float(values[counted[begin:end]]))
-                        name = layer if kind == "maps" else f"{layer}/cls"
-                        moments[name] = merge(moments[name], seen) if name in moments else seen
-                on_frames(end - begin)
-    level.commit(shard, rows, writers, _write_moments(level, shard, moments))
+    def run(self) -> None:
+        """Write until the source ends."""
+        # a layer a thread: the statistics of four layers cost 2 ms a frame on one core
+        with ThreadPoolExecutor(min(4, len(self._layers)), "d2st-moments", lambda: take_threads(1)) as threads:
+            for item in self._source:
+                if isinstance(item, Encoded):
+                    self._add(item, threads)
+                elif item.part is None:
+                    self._drop()
+                else:
+                    self._end(item)
+                del item
+        self._whole.close()
 
+    def _add(self, chunk: Encoded, threads: ThreadPoolExecutor) -> None:
+        with self._clock.running():
+            now = self._open = self._open or _Open(self._stagings.open(self._level, chunk.task.shard))
+            jobs = []
+            if chunk.counted.any():
+                kept = chunk.counted
+                for layer in self._layers:
+                    arrays = {
+                        name.removeprefix(f"{layer}/"): values if kept.all() else values[kept]
+                        for name, values in chunk.arrays.items()
+                        if name.startswith(f"{layer}/")
+                    }
+                    jobs.append(threads.submit(add_to_moments, now.moments, layer, arrays, self._calibration))
+            for name, values in chunk.arrays.items():
+                if name not in now.writers:
+                    now.writers[name] = now.staged.writer(name, frame_dims=values.ndim - 1)
+                _append(now.writers[name], values, chunk.slots, used=now.used)
+            now.used = int(chunk.slots[-1]) + 1
+            for job in jobs:
+                job.result()
+        now.frames += len(chunk.counted)
+        self.frames += len(chunk.counted)
+        self._progress.encoded(len(chunk.counted))
 
-def _as_float(values: np.ndarray) -> np.ndarray:
-    """bfloat16 bits (uint16) as float32; anything else as it is."""
-    return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
+    def _drop(self) -> None:
+        if self._open is not None:
+            self._stagings.close(self._open.staged)
+            self.frames -= self._open.frames
+            self._progress.encoded(-self._open.frames)
+            self._open = None
 
+    def _end(self, end: End) -> None:
+        now = self._open or _Open(self._stagings.open(self._level, end.task.shard))
+        self._open = None
+        rows = end.part.rows.filter(pl.col("reason").is_null()).sort("start").select(LEDGER_SCHEMA.names())
+        seen = [sample for sample in rows["sample_id"] if sample in self._counted]
+        now.staged.write(
+            moments_name(end.task.shard), moments_bytes(dict(sorted(now.moments.items())), counted=counted_digest(seen))
+        )
+        self._whole.put(_Whole(end.task, now.staged, rows, end.part.content))
 
-def _write_moments(level: Level, shard: int, moments: dict[str, Moments]) -> dict[str, FileDigest]:
-    tensors = {}
-    for name, value in moments.items():
-        tensors |= {f"{name}.count": np.array([value.count]), f"{name}.mean": value.mean, f"{name}.m2": value.m2}
-    data = save(tensors)
-    path = moments_path(level, shard)
-    write_atomic(path, data)
-    return {path.relative_to(level.store).as_posix(): FileDigest(len(data), crc32c(data))}
+    def commit(self) -> None:
+        """Commit what is whole, until nothing more comes."""
+        for whole in self._whole:
+            with self._commit_clock.running():
+                self.built += whole.staged.commit(whole.rows, source=whole.source)
+                self._stagings.close(whole.staged)
+            self._work.finish(whole.task.shard)
+            self._flow.wake()
+            del whole

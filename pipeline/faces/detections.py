@@ -34,7 +34,10 @@ class Detections:
 
 
 class FaceDetector(Protocol):
-    """Finds faces. `digest` is the hex digest of its weights ("" if it has none) and goes into the cache's fingerprint."""
+    """Finds faces. `digest` is the hex digest of its weights ("" if it has none) and goes into the cache's fingerprint.
+
+    A build calls `detect` from several threads at once.
+    """
 
     name: str
     digest: str

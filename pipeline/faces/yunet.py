@@ -5,6 +5,7 @@ The file's bytes are hashed and those bytes are handed to OpenCV, so the digest 
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,15 @@ class YuNet:
 
     def __init__(self, model: bytes) -> None:
         self.digest = hashlib.sha256(model).hexdigest()
-        buffer, nothing = np.frombuffer(model, np.uint8), np.zeros(0, np.uint8)
-        self._net = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), MIN_SCORE, NMS_IOU, MAX_FACES)
+        self._model = model
+        self._nets = threading.local()  # OpenCV's object holds the size of the picture that it looks at: one a thread
+        self._net()
+
+    def _net(self) -> cv2.FaceDetectorYN:
+        if not hasattr(self._nets, "mine"):
+            buffer, nothing = np.frombuffer(self._model, np.uint8), np.zeros(0, np.uint8)
+            self._nets.mine = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), MIN_SCORE, NMS_IOU, MAX_FACES)
+        return self._nets.mine
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """images: (H, W, 3) uint8 RGB, any sizes -> one `Detections` an image, best first."""
@@ -59,8 +67,9 @@ class YuNet:
         scale = min(1.0, LONG_SIDE_PX / max(h, w))
         size = (max(1, round(w * scale)), max(1, round(h * scale)))
         small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        self._net.setInputSize(size)
-        _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        net = self._net()
+        net.setInputSize(size)
+        _, rows = net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         if rows is None:
             return make_detections()
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]  # (K, 15): x, y, w, h, five points, score

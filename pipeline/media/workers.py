@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from time import perf_counter
 
 from d2st.cache.errors import MediaError, RunError
 from d2st.pipeline.media.supervise import Child
@@ -33,6 +34,8 @@ class DecodePool:
 
     Each file has `base_timeout_s` plus ten times the seconds that it claims to last (an hour at most in all). Children start with the
     first jobs, and anew after a crash or a timeout. `reader` names another function to call, "module:function".
+
+    `busy_s` is how long the children together have been at work on files.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class DecodePool:
         self._children: set[Child] = set()
         self._lock = threading.Lock()
         self._closed = False
+        self.busy_s = 0.0
 
     def __enter__(self) -> "DecodePool":
         return self
@@ -71,7 +75,7 @@ class DecodePool:
                     job = next(source, None)
                     if job is None:
                         break
-                    window.append((job, self._submit(job)))
+                    window.append((job, self.submit(job)))
                 if not window:
                     return
                 yield window[0][0], window.popleft()[1].result()  # in one step: no name here keeps the frames alive
@@ -81,7 +85,7 @@ class DecodePool:
 
     def read(self, job: Job) -> Frames:
         """Decode one file. Raises its MediaError."""
-        result = self._submit(job).result()
+        result = self.submit(job).result()
         if isinstance(result, MediaError):
             raise result
         return result
@@ -98,7 +102,8 @@ class DecodePool:
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, job: Job) -> Future:
+    def submit(self, job: Job) -> "Future[Frames | MediaError]":
+        """Have one file decoded, after those submitted before it; for callers that bound by themselves how far they are ahead."""
         future: Future = Future()
         with self._lock:
             if self._closed:
@@ -128,7 +133,10 @@ class DecodePool:
             return child
         try:
             child = self._living_child(child)
+            begin = perf_counter()
             result = child.read(job, base_timeout_s=self._base_timeout_s)
+            with self._lock:
+                self.busy_s += perf_counter() - begin
             if _crashed(result) and child.files_read > 1 and not self._closed:
                 # what an earlier file broke may bring the child down only now: a file is to blame if a fresh child dies of it
                 child = self._living_child(child)

@@ -1,5 +1,7 @@
 """A small media folder of ready-made crops, so that builds take a second: detector "none", the smallest backbone."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,20 @@ def detector():
 @pytest.fixture(scope="session")
 def encoder():
     return Encoder(load_backbone("d2st-test", "random:0", device="cpu"), ("block_0", "block_2"), micro_batch=8)
+
+
+@pytest.fixture(scope="session")
+def harness():
+    """The module kill_harness: jobs in processes that can be killed at any file operation."""
+    path = Path(__file__).with_name("kill_harness.py")
+    spec = importlib.util.spec_from_file_location("kill_harness", path)
+    module = sys.modules["kill_harness"] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def server(harness):
+    """A `kill_harness.Server`: shards of 4 frames, crops of 32 px, no decoding processes."""
+    with harness.Server() as running:
+        yield running

@@ -16,11 +16,12 @@ from PIL import Image
 
 from d2st.cache import Request, Store, TokenLoader
 from d2st.cache import arrays as cache_arrays
-from d2st.cache.errors import FingerprintError, ManifestError
-from d2st.cache.level import Level
+from d2st.cache.errors import FingerprintError, ManifestError, StoreError
+from d2st.cache.level import StagedShard
 from d2st.cache.reader import ArrayReader
 from d2st.pipeline.build.crop import CropSettings
 from d2st.pipeline.build.run import build
+from d2st.pipeline.clip import Encoder, load_backbone
 from d2st.pipeline.manifest import SCHEMA
 from d2st.pipeline.media import read_media
 
@@ -48,9 +49,7 @@ def small_shards(monkeypatch):
 
 
 def tree(store: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file() and p.name != ".lock"
-    }
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
 
 
 def test_tokens_are_those_of_the_media(tmp_path, run, media, encoder):
@@ -67,11 +66,11 @@ def test_tokens_are_those_of_the_media(tmp_path, run, media, encoder):
         cropped = np.empty((row["frames_cached"], 32, 32, 3), np.uint8)
         crops.read(range(row["start"], row["start"] + row["frames_cached"]), cropped)
         assert len(frames.images) == row["frames_cached"]
-        expected = encoder.encode(cropped)
+        expected = encoder.encode(cropped).arrays
         batch = next(loader.stream([Request(np.arange(row["frames_cached"])[None] + row["start"])]))
         for layer in encoder.layers:
-            np.testing.assert_array_equal(batch.tokens[layer][0].numpy(), expected.maps[layer])
-            np.testing.assert_array_equal(batch.cls[layer][0].numpy(), expected.cls[layer])
+            np.testing.assert_array_equal(batch.tokens[layer][0].numpy(), expected[f"{layer}/maps"])
+            np.testing.assert_array_equal(batch.cls[layer][0].numpy(), expected[f"{layer}/cls"])
 
 
 def test_statistics_are_those_of_the_training_split_alone(tmp_path, run):
@@ -132,17 +131,17 @@ def test_stopped_anywhere_it_goes_on_and_ends_in_the_same_bytes(tmp_path, run, s
 @pytest.mark.parametrize("commits", [0, 2])
 def test_killed_between_writing_a_shard_and_its_commit(tmp_path, run, small_shards, unbroken, monkeypatch, name, commits):
     broken = tmp_path / "broken"
-    commit, seen = Level.commit, []
+    commit, seen = StagedShard.commit, []
 
-    def killed(self, *args):
-        if self.name == name:
+    def killed(self, *args, **more):
+        if self.level.name == name:
             seen.append(1)
             if len(seen) > commits:
                 raise Stop
-        commit(self, *args)
+        return commit(self, *args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Level, "commit", killed)
+        patch.setattr(StagedShard, "commit", killed)
         with pytest.raises(Stop):
             run(broken)
     run(broken)
@@ -287,43 +286,103 @@ def test_a_build_of_nothing_usable_still_ends(tmp_path, run, manifest_row):
     assert os.path.exists(cache_arrays.shard_path(tmp_path / "s" / "crops" / "frames", 0, frame_dims=3)) is False
 
 
-def test_retry_builds_what_was_left_out_and_nothing_else(tmp_path, run, make_media, small_shards):
+def test_retry_appends_what_was_left_out_and_touches_nothing_else(tmp_path, run, make_media, small_shards):
     root = tmp_path / "media"
     root.mkdir()
     rows = make_media(root, videos=6, images=6)
     lost = (root / "v1.mp4").read_bytes()
     (root / "v1.mp4").unlink()
     assert run(tmp_path / "s", rows=rows, root=root).rejected == {"missing": 1}
+    before = tree(tmp_path / "s")
+    assert run(tmp_path / "s", rows=rows, root=root, retry=True).rejected == {"missing": 1}
+    assert tree(tmp_path / "s") == before, "a file that is still missing is not worth a new shard"
     (root / "v1.mp4").write_bytes(lost)
     assert run(tmp_path / "s", rows=rows, root=root).rejected == {"missing": 1}
     report = run(tmp_path / "s", rows=rows, root=root, retry=True)
     assert (report.samples, report.rejected, report.built_crops, report.built_tokens) == (12, {}, 1, 1)
+    after = tree(tmp_path / "s")
+    assert {name for name in before if after.get(name) != before[name]} <= {
+        name for name in before if name.endswith("zarr.json")
+    }, "arrays grow, nothing else changes"
     run(tmp_path / "whole", rows=rows, root=root)
-    assert tree(tmp_path / "s") == tree(tmp_path / "whole")
+    assert read_all(tmp_path / "s") == read_all(tmp_path / "whole")
 
 
-def test_retry_never_gives_up_what_it_could_not_make_again(tmp_path, run, make_media):
-    root = tmp_path / "media"
-    root.mkdir()
-    rows = make_media(root, videos=6, images=6)
-    (root / "v1.mp4").unlink()
-    run(tmp_path / "s", rows=rows, root=root)
-    before = tree(tmp_path / "s")
-    (root / "v2.mp4").rename(root / "away.mp4")
-    assert run(tmp_path / "s", rows=rows, root=root, retry=True).samples == 11
-    assert run(tmp_path / "s", rows=rows.filter(path="v1.mp4"), root=root, retry=True).built_crops == 0
-    run(tmp_path / "s", rows=rows, root=root)
-    assert tree(tmp_path / "s") == before
+def read_all(store: Path) -> dict[str, dict[str, bytes]]:
+    """Every cached sample's crops and token maps."""
+    opened = Store.open(store)
+    arrays = {"crops": opened.crops.array("frames")}
+    arrays |= {
+        f"{layer}/{kind}": opened.tokens.array(layer, kind) for layer in opened.tokens.layers for kind in ("maps", "cls")
+    }
+    readers = {name: ArrayReader(path) for name, path in arrays.items()}
+    found = {}
+    for row in opened.samples().iter_rows(named=True):
+        wanted = np.arange(row["start"], row["start"] + row["frames_cached"])
+        found[row["sample_id"]] = {}
+        for name, reader in readers.items():
+            values = np.empty((len(wanted), *reader.frame_shape), reader.dtype)
+            reader.read(wanted, values)
+            found[row["sample_id"]][name] = values.tobytes()
+    return found
 
 
-def test_samples_that_change_their_split_leave_the_statistics(tmp_path, run, media):
+def test_a_copy_that_is_none_any_more_is_taken_without_asking(tmp_path, run, media):
+    _, manifest = media
+    first, second = manifest["sample_id"][6:8]
+    copied = manifest.with_columns(duplicate_of=pl.when(pl.col("sample_id") == second).then(pl.lit(first)))
+    assert run(tmp_path / "s", rows=copied).rejected == {"duplicate": 1}
+    report = run(tmp_path / "s")
+    assert (report.samples, report.rejected, report.built_crops) == (12, {}, 1)
+
+
+def test_samples_that_change_their_split_leave_the_statistics(tmp_path, run, media, monkeypatch):
     _, manifest = media
     kind = manifest.schema["split"]
     moved = manifest.with_columns(
         split=pl.when(pl.col("split") == "train").then(pl.lit("test")).otherwise(pl.lit("train")).cast(kind)
     )
     run(tmp_path / "s")
-    report = run(tmp_path / "s", rows=moved)
-    assert (report.built_crops, report.built_tokens) == (0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("d2st.pipeline.clip.Encoder.encode", None)  # no CLIP runs
+        report = run(tmp_path / "s", rows=moved)
+    assert (report.built_crops, report.built_tokens, report.statistics) == (0, 0, 1)
     run(tmp_path / "fresh", rows=moved)
     assert tree(tmp_path / "s") == tree(tmp_path / "fresh")
+
+
+def test_crops_made_anew_alike_keep_their_tokens_and_others_lose_them(tmp_path, run, make_media, small_shards):
+    root = tmp_path / "media"
+    root.mkdir()
+    rows = make_media(root, videos=3, images=2)
+    run(tmp_path / "s", rows=rows, root=root)
+    before = tree(tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    shard = store.plan().join(rows.filter(path="i0.png"), on="sample_id")["shard"][0]
+    store.crops.withdraw(shard)
+    assert run(tmp_path / "s", rows=rows, root=root).built_tokens == 0
+    assert tree(tmp_path / "s") == before
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "i0.png")
+    store.crops.withdraw(shard)
+    report = run(tmp_path / "s", rows=rows, root=root)
+    assert (report.built_crops, report.built_tokens) == (1, 1)
+    run(tmp_path / "fresh", rows=rows, root=root)
+    assert tree(tmp_path / "s") == tree(tmp_path / "fresh")
+
+
+def test_another_backbone_is_refused_and_told_where_to_go(tmp_path, run, encoder):
+    run(tmp_path / "s")
+    other = Encoder(load_backbone("d2st-test", "random:1", device="cpu"), ("block_0",), micro_batch=8)
+    with pytest.raises(FingerprintError) as caught:
+        run(tmp_path / "s", encoder=other)
+    assert "weights_digest" in caught.value.fields
+    assert "cache encode" in caught.value.fix
+
+
+def test_a_store_of_format_1_is_not_written_to(tmp_path, run):
+    run(tmp_path / "s")
+    (tmp_path / "s" / "zarr.json").write_bytes(
+        json.dumps({"attributes": {"d2st": {"format": 1}}, "zarr_format": 3, "node_type": "group"}).encode()
+    )
+    with pytest.raises(StoreError, match="format 1"):
+        run(tmp_path / "s")

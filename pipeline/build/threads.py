@@ -1,0 +1,52 @@
+"""What the threads of a build must agree on, so that they use the machine well and no byte depends on their timing.
+
+torch counts threads per calling thread, but a new thread starts with whatever any thread set last: each one says what it wants. Its
+numeric switches (TF32, cuDNN's choice of kernels) are global: a thread that restores them would change the arithmetic of another, so they
+are set once, around everything, to what the detector and the encoder set themselves.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from d2st.pipeline.media import default_workers
+
+__all__ = ["crop_threads", "encode_threads", "steady_arithmetic", "take_threads"]
+
+
+def crop_threads(device: str) -> int:
+    """How many threads find and cut faces: beside a GPU, which they feed, half of the cores; on a CPU one, since CLIP wants the rest."""
+    return max(1, default_workers() // 2) if device.startswith("cuda") else 1
+
+
+def encode_threads(device: str) -> tuple[int, int]:
+    """How many threads run CLIP, and with how many threads of torch each: (1, all) on a GPU; on a CPU up to four that share the cores.
+
+    One that computes with all cores waits for its slowest part before each next step, and beside the other stages one part is always
+    slow: on 2 cores a whole build reaches 55 frames/s so, and more with two that never wait (`tests/bench/build.py`). A frame's bits do
+    not depend on it.
+    """
+    if device.startswith("cuda"):
+        return 1, torch.get_num_threads()
+    count = min(4, default_workers())
+    return count, max(1, default_workers() // count)
+
+
+def take_threads(count: int, *, stream_on: str | None = None) -> None:
+    """Let the calling thread use `count` threads of torch; with `stream_on`, a CUDA device, also a CUDA stream of its own."""
+    torch.set_num_threads(count)
+    if stream_on is not None and stream_on.startswith("cuda"):
+        torch.cuda.set_stream(torch.cuda.Stream(stream_on))
+
+
+@contextmanager
+def steady_arithmetic() -> Iterator[None]:
+    """float32 is float32 and kernels are deterministic, for all threads, while the block lasts."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
