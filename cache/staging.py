@@ -125,7 +125,8 @@ def _is_committed(level: Path, shard: int, folder: Path) -> bool:
 def _move_into_place(level: Path, staged: Path) -> None:
     """Idempotent; two processes may do it at once. The part goes last: while it is there, the moves are not finished."""
     moved = set()
-    for source in sorted(path for path in staged.rglob("*") if path.is_file() and path != staged / PART):
+    files = [Path(folder, name) for folder, _, names in os.walk(staged) for name in names]  # `walk` endures that folders go
+    for source in sorted(path for path in files if path != staged / PART):
         target = level / source.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another process has just moved it

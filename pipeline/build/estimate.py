@@ -144,7 +144,7 @@ def _encode_and_write(encoder: Encoder, size: int) -> tuple[float, float, float]
     count, torch_threads = encode_threads(encoder.backbone.device)
     with ThreadPoolExecutor(count, initializer=lambda: take_threads(torch_threads)) as threads:
         while rounds < 2 * count or (rounds < 16 * count and perf_counter() - begin < ENCODE_S):
-            tokens = list(threads.map(encoder.encode, [crops] * count))[0]
+            tokens, *_ = threads.map(encoder.encode, [crops] * count)
             rounds += count
     each_s = (perf_counter() - begin) / rounds
     begin = perf_counter()

@@ -176,7 +176,8 @@ class _Repair:
         for damage in damaged:
             if damage.shard in lost:
                 self.why[damage.file] = "the crops of this shard are damaged too"
-        shards = {damage.shard for damage in damaged if damage.shard is not None} | stale_tokens(crops, level)
+        shards = {damage.shard for damage in damaged if damage.shard is not None}
+        shards |= stale_tokens(crops, level, without=shards | lost)  # neither of their ledger parts may be readable
         recalibrate = any(damage.level == level.name for damage in self.by_mend["calibration"])
         if shards - lost or recalibrate:
             self.tokens_made += encode_again(

@@ -14,12 +14,13 @@ import torch
 
 from d2st.pipeline.build.crops import Media, Sample, crop_media
 from d2st.pipeline.build.crops_writer import Chunk, CropsWriter, End
+from d2st.pipeline.build.encode_chunks import Encoded, Running, encode_chunks, hand_on
 from d2st.pipeline.build.flow import Clock, Flow, Pipe
 from d2st.pipeline.build.progress import Progress
 from d2st.pipeline.build.rows import Rows
 from d2st.pipeline.build.stagings import Stagings
-from d2st.pipeline.build.threads import steady_arithmetic
-from d2st.pipeline.build.tokens import Encoded, TokensWriter, encode_chunks
+from d2st.pipeline.build.threads import encode_threads, steady_arithmetic
+from d2st.pipeline.build.tokens import TokensWriter
 from d2st.pipeline.build.work import Task, Work, hand_out
 from d2st.pipeline.clip import Encoder
 
@@ -121,7 +122,9 @@ def make_shards(
                 commit_clock=clocks.commit,
                 progress=progress,
             )
-            stages["encode"] = lambda: encode_chunks(flow, chunks, encoded, encoder, clock=clocks.encode)
+            running = Pipe[Running](flow, encode_threads(encoder.backbone.device)[0])
+            stages["encode"] = lambda: encode_chunks(flow, chunks, running, encoder, clock=clocks.encode)
+            stages["hand-on"] = lambda: hand_on(flow, running, encoded)
             stages["write-tokens"] = writer.run
             stages["commit"] = writer.commit
         for name, stage in stages.items():

@@ -1,4 +1,4 @@
-"""Channel statistics, gathered and brought up to date: splits change after a build, and a frame that went to the test split must leave them.
+"""Channel statistics, gathered and brought up to date: splits change after a build, and frames that went to the test split must leave.
 
 They are computed from the stored maps, in the order in which the build adds frames up, so that both ways give the same bytes. No CLIP runs.
 """

@@ -24,8 +24,7 @@ def encode_threads(device: str) -> tuple[int, int]:
     """How many threads run CLIP, and with how many threads of torch each: (1, all) on a GPU; on a CPU up to four that share the cores.
 
     One that computes with all cores waits for its slowest part before each next step, and beside the other stages one part is always
-    slow: on 2 cores a whole build reaches 55 frames/s so, and more with two that never wait (`tests/bench/build.py`). A frame's bits do
-    not depend on it.
+    slow: on 2 cores a build of the demo reached 56 frames/s so, and 75 with two that never wait. A frame's bits do not depend on it.
     """
     if device.startswith("cuda"):
         return 1, torch.get_num_threads()

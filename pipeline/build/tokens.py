@@ -1,11 +1,10 @@
-"""The last stages of a build: crops to token maps, token maps to the disk, and the commit.
+"""The last stages of a build: token maps to the disk, and the commit.
 
 Writing and committing are two stages: while one shard is brought onto the disk (fsync waits for all of it), the next is already being
 written.
 """
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,26 +16,17 @@ from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import Level, StagedShard
 from d2st.cache.moments import Moments, counted_digest, moments_bytes, moments_name
 from d2st.cache.shard import ShardWriter
-from d2st.pipeline.build.crops_writer import Chunk, End
+from d2st.pipeline.build.crops_writer import End
+from d2st.pipeline.build.encode_chunks import Encoded
 from d2st.pipeline.build.flow import Clock, Flow, Pipe
 from d2st.pipeline.build.progress import Progress
 from d2st.pipeline.build.stagings import Stagings
 from d2st.pipeline.build.statistics import add_to_moments
-from d2st.pipeline.build.threads import encode_threads, take_threads
+from d2st.pipeline.build.threads import take_threads
 from d2st.pipeline.build.work import Task, Work
 from d2st.pipeline.clip import Encoder
 
-__all__ = ["Encoded", "TokensWriter", "encode_chunks", "ensure_token_arrays"]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """The stored arrays of a chunk, by "<layer>/<kind>", n frames each; `slots` and `counted` as in `Chunk`."""
-
-    task: Task
-    arrays: dict[str, np.ndarray]
-    slots: np.ndarray
-    counted: np.ndarray
+__all__ = ["TokensWriter", "ensure_token_arrays"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,40 +56,6 @@ def ensure_token_arrays(level: Level, encoder: Encoder, *, shards: int) -> None:
         for kind, (shape, name) in stored_arrays(encoder.dtype, encoder.backbone.grid, encoder.backbone.channels).items():
             attributes = {"d2st_dtype": encoder.dtype} if name == "uint16" else {}
             ensure_array(level.array(f"{layer}/{kind}"), frame_shape=shape, dtype=name, shards=shards, attributes=attributes)
-
-
-def encode_chunks(
-    flow: Flow, source: "Pipe[Chunk | End]", out: "Pipe[Encoded | End]", encoder: Encoder, *, clock: Clock
-) -> None:
-    """The encoding stage: chunks to token maps, ends passed on, all in order."""
-    count, torch_threads = encode_threads(encoder.backbone.device)
-
-    def encode(chunk: Chunk) -> Encoded:
-        flow.check()
-        with clock.running():
-            return Encoded(chunk.task, encoder.encode(chunk.images).arrays, chunk.slots, chunk.counted)
-
-    def deliver() -> None:
-        item = window.popleft()
-        if isinstance(item, Future):
-            flow.wait(item.done)
-            item = item.result()
-        out.put(item)
-
-    window: deque[Future[Encoded] | End] = deque()
-    with ThreadPoolExecutor(count, "d2st-encode", lambda: take_threads(torch_threads)) as threads:
-        for item in source:
-            if isinstance(item, Chunk):
-                window.append(threads.submit(encode, item))
-                window[-1].add_done_callback(lambda _: flow.wake())
-            else:
-                window.append(item)
-            del item
-            while len(window) > count or (window and not (isinstance(window[0], Future) and not window[0].done())):
-                deliver()
-        while window:
-            deliver()
-    out.close()
 
 
 def _append(writer: ShardWriter, values: np.ndarray, slots: np.ndarray, *, used: int) -> None:

@@ -150,9 +150,13 @@ def has_part(level: Level, shard: int) -> bool:
     return (level.ledger / f"{shard:06d}.parquet").exists()
 
 
-def stale_tokens(crops: Level, tokens: Level) -> set[int]:
-    """Shards whose token maps were made from other crops than those that are there now (a repair made the crops anew, say)."""
-    return {shard for shard in crops.committed() & tokens.committed() if _is_stale(crops, tokens, shard)}
+def stale_tokens(crops: Level, tokens: Level, *, without: Collection[int] = ()) -> set[int]:
+    """Shards whose token maps were made from other crops than those that are there now (a repair made the crops anew, say).
+
+    Args:
+        without: shards that are not looked at, such as damaged ones.
+    """
+    return {shard for shard in crops.committed() & tokens.committed() - set(without) if _is_stale(crops, tokens, shard)}
 
 
 def _is_stale(crops: Level, tokens: Level, shard: int) -> bool:

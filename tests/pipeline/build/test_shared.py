@@ -1,7 +1,6 @@
 """Several builders, faults in any stage, and machines of another size: the bytes are always those of one undisturbed build."""
 
 import _thread
-import os
 import subprocess
 import sys
 import threading
@@ -34,11 +33,18 @@ def tree(store: Path) -> dict[str, bytes]:
     return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
 
 
-def leftovers() -> list[str]:
+def _running() -> set[str]:
     """Threads of ours, and children of this process."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    found = [thread.name for thread in threading.enumerate() if thread.name.startswith("d2st-")]
-    return found + (children.read_text().split() if children.exists() else [])
+    children = Path("/proc/self/task").glob("*/children")
+    threads = {thread.name for thread in threading.enumerate() if thread.name.startswith("d2st-")}
+    return threads.union(*(path.read_text().split() for path in children))
+
+
+@pytest.fixture
+def leftovers():
+    """A function -> the threads and children that are there now and were not before."""
+    before = _running()
+    return lambda: sorted(_running() - before)
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +201,7 @@ class Broken:
         return build_detector("none").detect(images)
 
 
-def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(tmp_path, run, unbroken, monkeypatch):
+def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(tmp_path, run, unbroken, monkeypatch, leftovers):
     store = tmp_path / "s"
     with pytest.raises(ValueError, match="the detector broke"):
         run(store, detector=Broken())
@@ -232,7 +238,7 @@ def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(tmp_
     assert tree(store) == unbroken
 
 
-def test_ctrl_c_stops_it_and_the_next_build_goes_on(tmp_path, run, unbroken):
+def test_ctrl_c_stops_it_and_the_next_build_goes_on(tmp_path, run, unbroken, leftovers):
     def press(phase, done, total):
         if phase == "tokens" and done > 7:
             _thread.interrupt_main()
