@@ -135,7 +135,8 @@ def mend_plan(store: Path) -> None:
 
 
 def _ledgers(store: Path) -> Iterable[tuple[int, pl.DataFrame]]:
-    for shard in sorted(committed_shards(store / "crops" / "ledger")):
+    folders = [store / "crops" / "ledger", *store.glob("tokens*/ledger")]  # token maps know a shard whose crops' part is lost
+    for shard in sorted(set().union(*(committed_shards(folder) for folder in folders))):
         rows, _ = known_rows(store, shard)
         if rows is not None:
             yield shard, rows

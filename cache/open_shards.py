@@ -29,11 +29,13 @@ class OpenShard:
     Attributes:
         offsets: of each slot's frame in the file; -1 where a slot is empty.
         together: how many frames lie side by side on the disk from each slot on, itself included.
+        verified: 1 for each slot whose frame this process has found to be sound, in this very file.
     """
 
     descriptor: int
     offsets: list[int]
     together: list[int]
+    verified: bytearray
     users: int = 0
     gone: bool = False  # its last user closes it
 
@@ -50,6 +52,9 @@ class OpenShards:
     def __init__(self, array: Path, *, frame_dims: int, frame_bytes: int) -> None:
         self._array, self._frame_dims, self._frame_bytes = array, frame_dims, frame_bytes
         self._open: OrderedDict[int, OpenShard] = OrderedDict()  # least recently used first
+        self._verified: dict[
+            int, tuple[tuple[int, ...], bytearray]
+        ] = {}  # outlives the open file, as long as it is the same one
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -116,10 +121,19 @@ class OpenShards:
             raise StoreError(why, fix="If it can't be restored, run `d2st cache repair` on the store") from error
         try:
             index = read_index(descriptor, slots=SHARD_FRAMES, where=str(path))
-            return OpenShard(descriptor, *_layout(index, self._frame_bytes + CRC_BYTES))
+            return OpenShard(descriptor, *_layout(index, self._frame_bytes + CRC_BYTES), self._known(shard, descriptor))
         except BaseException:
             os.close(descriptor)
             raise
+
+    def _known(self, shard: int, descriptor: int) -> bytearray:
+        """`OpenShard.verified` from before, if the file is the one that it was."""
+        found = os.fstat(descriptor)
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        before = self._verified.get(shard)
+        if before is None or before[0] != identity:
+            before = self._verified[shard] = (identity, bytearray(SHARD_FRAMES))
+        return before[1]
 
 
 def _layout(index: np.ndarray, size: int) -> tuple[list[int], list[int]]:

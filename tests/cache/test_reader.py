@@ -204,3 +204,31 @@ def test_wrong_outputs_are_refused(arrays):
         ):
             with pytest.raises(ValueError, match="out must be"):
                 reader.read([0, 1], out)
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_a_frame_is_verified_once_a_file_and_again_when_the_file_is_another(tmp_path, shape, monkeypatch):
+    monkeypatch.setattr(open_shards, "OPEN_FILES", 1)  # so that the file is closed and opened again in between
+    array = make(tmp_path / "a", shape, frames(6, shape), frames(6, shape, seed=1))
+    path = shard_path(array, 0, frame_dims=3)
+    out = np.empty((6, *shape), np.float16)
+    checked = []
+    monkeypatch.setattr("d2st.cache.reader.crc32c", lambda data: checked.append(1) or crc32c(data))
+    with ArrayReader(array) as reader:
+        reader.read(range(3), out[:3])
+        count = len(checked)
+        assert count
+        reader.read(range(3), out[:3])
+        reader.read([SHARD_FRAMES], out[:1])
+        checked.clear()
+        reader.read(range(3), out[:3])
+        assert not checked  # the same file, opened anew
+        reader.read(range(6), out)
+        assert checked  # frames 3 to 5 had not been read yet
+        bad = bytearray(path.read_bytes())
+        bad[1] ^= 8
+        path.unlink()
+        path.write_bytes(bad)
+        reader.read([SHARD_FRAMES], out[:1])
+        with pytest.raises(StoreError, match=r"row 0 .* fails its checksum"):
+            reader.read(range(3), out[:3])

@@ -1,7 +1,8 @@
 """The store against a plain dict: whatever is done to it in whatever order, and wherever the process dies on the way, every sample that can
 be read has the bytes that were put in, nothing committed is lost, `verify` names what is hit, and no row that is still wanted moves.
 
-The producer is a toy: the content of a sample is a hash of its id, and shards hold 4 frames. Everything else is the real cache.
+The producer is a toy: the content of a sample is a hash of its id, and shards hold 4 frames. Everything else is the real cache. More by
+hand, other examples every time: D2ST_EXAMPLES=500 pytest tests/cache/test_state_machine.py
 """
 
 import builtins
@@ -449,8 +450,7 @@ class StoreMachine(RuleBasedStateMachine):
                     except StoreError:
                         assert self.hit or self.unsettled, (sample, name)
                         continue
-                    if not self.unsettled:
-                        assert values.tobytes() == content(sample, name).tobytes(), (sample, name)
+                    assert values.tobytes() == content(sample, name).tobytes(), (sample, name)
 
     def look(self, before: dict[str, int]) -> None:
         """Take over what the store says is cached; nothing of `before` may be lost or have moved."""
@@ -471,7 +471,7 @@ def test_the_store_is_a_dict(monkeypatch):
         max_examples=int(os.environ.get("D2ST_EXAMPLES", "25")),
         stateful_step_count=30,
         deadline=None,
-        derandomize=True,
+        derandomize="D2ST_EXAMPLES" not in os.environ,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

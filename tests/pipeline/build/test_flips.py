@@ -19,6 +19,7 @@ FILES = {
     "plan": "plan/00000.parquet",
     "level": "tokens/zarr.json",
     "array": "tokens/block_2/scales/zarr.json",
+    "array of the channels": "tokens/block_0/cls/zarr.json",
     "crops ledger": "crops/ledger/000001.parquet",
     "tokens ledger": "tokens/ledger/000001.parquet",
     "calibration": "tokens/calibration.safetensors",
@@ -116,4 +117,15 @@ def test_a_flip_in_the_index_of_a_shard_is_seen_by_the_quick_check_too(world, ha
         assert shown["code"] == 1
         assert FILES["maps"] in shown["out"]
     assert run(store, "repair", str(store))["code"] == 0, "neither media nor CLIP are needed"
+    assert harness.files_of(store) == files
+
+
+def test_what_the_store_says_twice_may_be_lost_once(world, harness, tmp_path):
+    """The plan and a crops' ledger part: token maps of that shard still know its samples."""
+    whole, files, _, root, run = world
+    store = tmp_path / "s"
+    shutil.copytree(whole, store)
+    for name in ("plan/00000.parquet", FILES["crops ledger"]):
+        (store / name).write_bytes(b"lost")
+    assert run(store, "repair", str(store), "--root", str(root))["code"] == 0
     assert harness.files_of(store) == files
