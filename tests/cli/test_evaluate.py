@@ -11,11 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from d2st.adapter.train.checkpoint import build_detector, save_checkpoint
-from d2st.cache.arrays import SHARD_FRAMES, ensure_array
+from d2st.cache.arrays import ensure_array
 from d2st.cache.errors import ConfigError, FingerprintError, RunError
 from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import ensure_level
-from d2st.cache.shard import ShardWriter
+from d2st.cache.plan import extend_plan
 from d2st.cache.store import Store
 from d2st.cli.evaluate import evaluate
 
@@ -49,21 +49,24 @@ def make_store(path, dataset, *, split="test", config=CONFIG):
     Store.ensure(path)
     tokens, crops = ensure_level(path, "tokens", config), ensure_level(path, "crops", {})
     signs = np.repeat(rows["label"].to_numpy() * 2.0 - 1, frames)
-    for kind, shape in (("maps", (2, 2, CHANNELS)), ("cls", (CHANNELS,))):
-        values = np.random.default_rng(0).normal(size=(signs.size, *shape)) + signs.reshape(-1, *[1] * len(shape))
-        ensure_array(tokens.path / "block_3" / kind, frame_shape=shape, dtype="float16", shards=1, attributes={})
-        with ShardWriter(tokens.shard_file(f"block_3/{kind}", 0, frame_dims=len(shape)), slots=SHARD_FRAMES) as writer:
-            writer.append(values.astype(np.float16))
     cached = [
         [name, int(start), count, count, None, "", "{}"]
         for name, start, count in zip(rows["sample_id"], starts, frames, strict=False)
     ]
-    tokens.commit(0, pl.DataFrame(cached, schema=LEDGER_SCHEMA, orient="row"), {}, {})
     lost = rows.head(1).with_columns(sample_id=pl.lit(f"{dataset}-lost"))
-    crops.commit(
-        0, pl.DataFrame([[f"{dataset}-lost", None, 0, 3, "no_face", "", "{}"]], schema=LEDGER_SCHEMA, orient="row"), {}, {}
-    )
-    pl.concat([rows, lost]).write_parquet(path / "manifest.parquet")
+    with tokens.stage(0) as staged:
+        for kind, shape in (("maps", (2, 2, CHANNELS)), ("cls", (CHANNELS,))):
+            values = np.random.default_rng(0).normal(size=(signs.size, *shape)) + signs.reshape(-1, *[1] * len(shape))
+            ensure_array(tokens.array(f"block_3/{kind}"), frame_shape=shape, dtype="float16", shards=1, attributes={})
+            staged.writer(f"block_3/{kind}", frame_dims=len(shape)).append(values.astype(np.float16))
+        staged.commit(pl.DataFrame(cached, schema=LEDGER_SCHEMA, orient="row"))
+    with crops.stage(0) as staged:
+        rejected = [[f"{dataset}-lost", None, 0, 3, "no_face", "", "{}"]]
+        staged.commit(pl.DataFrame(rejected, schema=LEDGER_SCHEMA, orient="row"))
+    store = Store.open(path)
+    everything = pl.concat([rows, lost])
+    extend_plan(path / "plan", everything.select("sample_id", slots=pl.lit(3, pl.Int32)))
+    store.write_manifest(everything)
     return Store.open(path)
 
 

@@ -145,13 +145,13 @@ def test_wrong_weights_and_lost_runs_are_named(project, tmp_path):
 def test_plan_counts_what_the_build_then_takes(project):
     found = json.loads(invoke("cache", "plan", project / "faces.parquet", "--json", *BUILD).stdout)
     assert found["samples"] == {"image": 12, "video": 12}
-    assert found["frames"] == 12 * 4 + 12
+    assert found["slots"] == 12 * 4 + 12
+    assert found["frames"] == 58  # it tried them all, and one video is two frames shorter
     stored = json.loads(invoke("cache", "info", project / "faces.d2st", "--json").stdout)
     arrays = sum(f.stat().st_size for f in (project / "faces.d2st").rglob("c/*/*") if f.is_file())
     arrays += sum(f.stat().st_size for f in (project / "faces.d2st").rglob("c/*/0/0/0") if f.is_file())
-    # one video is two frames shorter than planned
     assert found["crop_bytes"] + found["token_bytes"] == pytest.approx(arrays, rel=0.05)
-    assert (stored["samples"], stored["frames"], stored["padded"]) == (24, 58, 1)
+    assert [stored["crops"][key] for key in ("samples", "frames", "padded")] == [24, 58, 1]
 
 
 def test_info_and_a_second_build_say_what_is_there(project):
