@@ -1,6 +1,7 @@
 """What goes into the loader and what comes out of it; and how stored arrays become token maps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class Decoder:
         calibration: Mapping[str, tuple[np.ndarray, np.ndarray]],
         device: torch.device,
     ) -> None:
-        self._layers, self._maps = layers, maps
+        self._layers, self._maps, self._device = layers, maps, device
         self._calibration = {
             layer: (torch.as_tensor(mean).to(device), torch.as_tensor(std).to(device))
             for layer, (mean, std) in calibration.items()
@@ -79,8 +80,23 @@ class Decoder:
         arrays = {name: array.view(*request.rows.shape, *array.shape[1:]) for name, array in arrays.items()}  # (B,T,...)
         tokens = {layer: arrays[f"{layer}/maps"] for layer in self._layers} if self._maps else {}
         keep = None if (request.rows >= 0).all() else mask
-        for layer, (mean, std) in self._calibration.items():
-            stored = tokens[layer]
-            out = buffers.take(f"{layer}/decoded", request.rows.size, stored.shape[2:], torch.float32).view(stored.shape)
-            tokens[layer] = dequantise(stored, arrays[f"{layer}/scales"], mean, std, keep=keep, out=out)
+        with _one_thread(self._device):
+            for layer, (mean, std) in self._calibration.items():
+                stored = tokens[layer]
+                out = buffers.take(f"{layer}/decoded", request.rows.size, stored.shape[2:], torch.float32).view(stored.shape)
+                tokens[layer] = dequantise(stored, arrays[f"{layer}/scales"], mean, std, keep=keep, out=out)
         return Batch(tokens, {layer: arrays[f"{layer}/cls"] for layer in self._layers}, mask, request.tag)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, compute in the calling thread alone: frames are decoded one by one to stay in the cache, and waking a second thread for
+    each takes three times as long as the work."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if device.type == "cpu" and before > 1:
+            torch.set_num_threads(before)

@@ -30,6 +30,7 @@ __all__ = ["ArrayReader"]
 
 PIECE_BYTES = 640 * 1024  # read at once, then checked: fits the L2 cache of a core
 SMALL_FRAME_BYTES = 16 * 1024
+RUN_FRAMES = 384  # a run takes two buffers a frame, and the kernel accepts 1,024 at once
 _FIX = "Run `d2st cache verify` to see what else is hit, and `d2st cache repair` to build it anew"
 
 
@@ -104,17 +105,18 @@ class ArrayReader:
         done = 0
         while done < len(out):
             row = shard * SHARD_FRAMES + slot + done
-            offset, count = opened.offsets[slot + done], min(opened.together[slot + done], self._most, len(out) - done)
+            offset, count = opened.offsets[slot + done], min(opened.together[slot + done], RUN_FRAMES, len(out) - done)
+            verify = opened.verified.find(0, slot + done, slot + done + count) >= 0
+            count = min(count, self._most) if verify else count
             if offset < 0:
                 raise StoreError(
                     f"{self.path}: row {row} was never written, or has left the store", fix="Run `d2st cache build` again"
                 )
-            slots = slice(slot + done, slot + done + count)
-            known = opened.verified.find(0, slots.start, slots.stop) < 0
-            damaged = fill(opened.descriptor, offset, out[done : done + count], verify=not known)
+            damaged = fill(opened.descriptor, offset, out[done : done + count], verify=verify)
             if damaged is not None:
                 raise StoreError(f"row {row + damaged} in {self._shards.file(shard)} fails its checksum", fix=_FIX)
-            opened.verified[slots] = b"\1" * count
+            if verify:
+                opened.verified[slot + done : slot + done + count] = b"\1" * count
             done += count
 
     def _fill_large(self, descriptor: int, offset: int, out: np.ndarray, *, verify: bool) -> int | None:
