@@ -63,7 +63,7 @@ def _show(found: "Verification", cache: Path) -> None:
     if not found.damages:
         console.print(f"{cache} is whole", markup=False)
         return
-    console.print(damage_table(f"{len(found.damages)} damages", found.damages))
+    console.print(damage_table(f"damaged files: {len(found.damages)}", found.damages))
     if len(found.damages) > ROWS_SHOWN:
         console.print(f"and {len(found.damages) - ROWS_SHOWN} more: --json lists all")
     console.print(f"samples hit: {with_samples(found.samples)}", markup=False, soft_wrap=True)

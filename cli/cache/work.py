@@ -23,14 +23,12 @@ ShardPart = Annotated[
 
 
 def parse_part(text: str | None) -> tuple[int, int] | None:
-    """ "2/4" -> (2, 4). Raises ConfigError for anything else."""
-    from d2st.cache.errors import ConfigError
-
+    """ "2/4" -> (2, 4). Raises BadParameter, wrong usage, for anything else."""
     if text is None:
         return None
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ConfigError(f"--shard {text} makes no sense", fix="Say which part of how many, such as --shard 1/4")
+        raise typer.BadParameter(f"{text}: say which part of how many, such as 1/4", param_hint="--shard")
     return int(found[1]), int(found[2])
 
 

@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from d2st.cache import Store
-from d2st.cache.errors import ConfigError, FingerprintError
+from d2st.cache.errors import FingerprintError
 from d2st.cli.app import app
 from d2st.cli.cache.work import parse_part
 
@@ -65,7 +66,7 @@ def test_build_encode_and_add_layers(tmp_path, manifest):
 def test_a_part_says_how_much_of_the_store_is_there(tmp_path, manifest):
     result = d2st("cache", "build", manifest, "--cache", tmp_path / "s", *SMALL, "--layers", "0", "--shard", "2/2")
     assert "0 of 1 shards" in result.stdout
-    with pytest.raises(ConfigError, match="--shard"):
+    with pytest.raises(typer.BadParameter, match="which part of how many"):
         parse_part("3/2")
     assert parse_part("1/2") == (1, 2)
     assert parse_part(None) is None
