@@ -23,20 +23,42 @@ class Stages(StrEnum):
     every = "all"
 
 
+class Preset(StrEnum):
+    """How big the adapter is."""
+
+    tiny = "tiny"
+    base = "base"
+    large = "large"
+
+
 def train(
     cache: Annotated[Path, typer.Option(metavar="STORE", help="The cache to train from.", show_default=False)],
     tokens: Annotated[str, typer.Option(metavar="NAME", help="Which of the cache's token sets (`d2st cache info`).")] = "main",
-    stage: Annotated[Stages, typer.Option(help="1 single frames, 2 clips, 3 both in one feature space.")] = Stages.every,
+    stage: Annotated[
+        Stages | None,
+        typer.Option(
+            help="1 single frames, 2 clips, 3 both in one feature space.  [default: the recipe's, or all]", show_default=False
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Labels and splits to use.  [default: the cache's own]")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run.  [default: date and time]", show_default=False)] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs lie.")] = Path("runs"),
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recipe of your own, for one stage.", show_default=False)
+        str | None, typer.Option(metavar="NAME|FILE", help="Another recipe: dfd-card, or a file of yours.", show_default=False)
     ] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which adapter.  [default: the recipe's]", show_default=False)
+    ] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Size of the adapter: width and depth.  [default: base]", show_default=False)
+    ] = None,
+    max_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--max-samples", metavar="N", min=0, help="Train on N samples at most.  [default: the recipe's]", show_default=False
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -69,6 +91,8 @@ def train(
       d2st train --cache faces.d2st --stage 2 --name faces
       d2st train --cache faces.d2st --stage all --name faces --resume
       d2st train --cache faces.d2st --stage 1 --adapter linear_probe
+      d2st train --cache faces.d2st --stage 1 --preset tiny --max-samples 10000
+      d2st train --cache faces.d2st --recipe dfd-card
       d2st train --cache faces.d2st --in-memory
       d2st train --cache faces.d2st --stage all --set stage2.data.frames=8 --set adapter.params.width=64
       d2st train --cache faces.d2st --stage 2 --init none --set data.shuffle_labels=true
@@ -89,11 +113,13 @@ def train(
         try:
             results = run_training(
                 Store.open(cache, tokens=tokens),
-                stages=(1, 2, 3) if stage is Stages.every else (int(stage.value),),
+                stages=_numbers(stage),
                 runs=runs,
                 name=name,
                 recipe=recipe,
                 adapter=adapter,
+                preset=preset.value if preset else None,
+                max_samples=max_samples,
                 overrides=overrides or (),
                 init=init,
                 resume=resume,
@@ -107,7 +133,9 @@ def train(
             if run:
                 chosen = f" --tokens {tokens}" if tokens != "main" else ""
                 chosen += " --in-memory" if in_memory else ""
-                again = f"d2st train --cache {cache}{chosen} --stage {stage.value} --runs {runs} --name {run['name']} --resume"
+                which = f" --stage {stage.value}" if stage else ""
+                which += f" --recipe {recipe}" if recipe else ""
+                again = f"d2st train --cache {cache}{chosen}{which} --runs {runs} --name {run['name']} --resume"
                 stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
             raise
     following = f"d2st eval {run['folder']} --cache {cache}"
@@ -117,6 +145,12 @@ def train(
     console = stdout()
     console.print(_results_table(run["folder"], results))
     console.print(f"next: {following}", markup=False, soft_wrap=True)
+
+
+def _numbers(stage: Stages | None) -> tuple[int, ...] | None:
+    if stage is None:
+        return None
+    return (1, 2, 3) if stage is Stages.every else (int(stage.value),)
 
 
 def _as_json(result: "StageResult") -> dict[str, Any]:

@@ -6,11 +6,19 @@ knob that is silently ignored costs a night of training.
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, model_validator
 
-__all__ = ["STAGES", "Adapter", "Align", "Augment", "Data", "Loss", "Optim", "Recipe"]
+__all__ = ["STAGES", "Adapter", "Align", "Augment", "Data", "Loss", "Mix", "Optim", "Recipe"]
 
 STAGES = (1, 2, 3)
+
+
+class Mix(BaseModel, frozen=True, extra="forbid"):
+    """Relative shares among the training samples; where an axis is given, a value that it does not name is left out."""
+
+    dataset: dict[str, PositiveFloat] = Field(default_factory=dict, description="data set -> share")
+    label: dict[Literal["real", "fake"], PositiveFloat] = Field(default_factory=dict, description="real, fake -> share")
+    kind: dict[Literal["image", "video"], PositiveFloat] = Field(default_factory=dict, description="image, video -> share")
 
 
 class Data(BaseModel, frozen=True, extra="forbid"):
@@ -20,8 +28,11 @@ class Data(BaseModel, frozen=True, extra="forbid"):
     kinds: tuple[Literal["image", "video"], ...] = Field(
         min_length=1, description="what to train on; frame folders count as video"
     )
-    max_samples: int = Field(
-        0, ge=0, description="training samples to keep, by seed, in proportion to label and kind; 0 keeps all"
+    max_samples: int = Field(0, ge=0, description="training samples to keep at most, chosen by seed; 0 keeps all")
+    mix: Mix = Field(default_factory=Mix, description="shares of data sets, labels and kinds among them; as they come if empty")
+    views: tuple[str, ...] = Field(
+        (),
+        description="token sets of other views of the same crops; each epoch draws one of these or the first set for each sample",
     )
     balance: Literal["label", "none"] = Field(
         "label", description="label: both labels are drawn equally often; none: as they come"
@@ -34,7 +45,9 @@ class Adapter(BaseModel, frozen=True, extra="forbid"):
     """Which network reads the token maps."""
 
     name: str = Field("d2st", description="a registered adapter")
-    layers: Literal["all"] | tuple[str, ...] = Field("all", description="cached layers to read, or all of them")
+    layers: Literal["all", "four", "last"] | tuple[str, ...] = Field(
+        "all", description="cached layers to read, by name; or all, four evenly spaced ones up to the last, or the last"
+    )
     params: dict[str, Any] = Field(default_factory=dict, description="the adapter's own parameters")
 
 
@@ -50,6 +63,9 @@ class Optim(BaseModel, frozen=True, extra="forbid"):
     clip_norm: float = Field(1.0, ge=0, description="gradient norm limit; 0 is off")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0 is off")
     patience: int = Field(0, ge=0, description="epochs without a better validation AUC before stopping; 0 is off")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of products in training; auto: bfloat16 on CUDA and on CPUs that multiply it natively"
+    )
     rates: dict[str, float] = Field(
         default_factory=dict, description="learning-rate factor of the parameters with this in their name"
     )
@@ -58,6 +74,10 @@ class Optim(BaseModel, frozen=True, extra="forbid"):
 class Loss(BaseModel, frozen=True, extra="forbid"):
     """Classification."""
 
+    kind: Literal["bce", "focal", "balanced"] = Field(
+        "bce", description="cross-entropy, focal loss, or cross-entropy weighted by the inverse frequency of the label"
+    )
+    gamma: float = Field(2.0, ge=0, description="of the focal loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that moves to one half")
     frame_weight: float = Field(0.3, ge=0, description="weight of the per-frame logits beside the clip's")
 
@@ -70,6 +90,12 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
     jitter: float = Field(
         0.0, ge=0, le=1, description="probability that a clip's frames are drawn within their parts of the video"
     )
+    interpolate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that a clip moves towards another of its label in the batch, by up to half of the way",
+    )
     brightness: float = Field(0.0, ge=0, description="shift of a channel, in its standard deviations (FroFA)")
     contrast: float = Field(0.0, ge=0, lt=1, description="relative change of a channel's spread (FroFA)")
 
@@ -80,6 +106,7 @@ class Align(BaseModel, frozen=True, extra="forbid"):
     supcon: float = Field(0.0, ge=0, description="weight of supervised contrast across the two kinds")
     temperature: float = Field(0.1, gt=0, description="of the contrast")
     coral: float = Field(0.0, ge=0, description="weight of covariance alignment (deep CORAL)")
+    mmd: float = Field(0.0, ge=0, description="weight of distribution alignment by maximum mean discrepancy")
     consistency: float = Field(0.0, ge=0, description="weight of agreement between a clip and one of its frames")
 
 
@@ -87,6 +114,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     """One stage of training."""
 
     stage: Literal[1, 2, 3] = Field(description="1 single frames, 2 clips, 3 both in one feature space")
+    start: Literal["previous", "scratch"] = Field(
+        "previous", description="previous: from the stage before (stage 1 has none); scratch: from random weights"
+    )
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and choice of samples")
     data: Data
     adapter: Adapter = Adapter()

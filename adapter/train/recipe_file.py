@@ -16,30 +16,36 @@ from pydantic import BaseModel, ValidationError
 from d2st.adapter.train.recipe import Recipe
 from d2st.cache.errors import ConfigError
 
-__all__ = ["known_keys", "load_recipe", "to_toml"]
+__all__ = ["known_keys", "load_recipe", "recipe_names", "to_toml"]
+
+_FOLDER = resources.files("d2st.adapter") / "recipes"
 
 
-def load_recipe(source: int | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe of a stage that comes with the package, or of a TOML file, with overrides on top.
+def load_recipe(source: int | str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe that comes with the package, or that of a TOML file, with overrides on top.
 
     Args:
-        source: 1, 2, 3, or a path.
+        source: 1, 2 or 3, a name of `recipe_names()`, or a path.
         overrides: "section.key=value" each, the value written as in TOML; a bare word is taken as a string.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, or a value out of its range.
+        ConfigError: no such recipe, not TOML, an unknown key, or a value out of its range.
     """
+    if isinstance(source, str):
+        source = source if source in recipe_names() else Path(source)
     if isinstance(source, Path):
         where = str(source)
         try:
             text = source.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(
-                f"can't read the recipe {source}: {error.strerror}", fix="Name a TOML file, or use --stage"
+                f"can't read the recipe {source}: {error.strerror}",
+                fix=f"Name a TOML file or one of {', '.join(recipe_names())}, or use --stage",
             ) from error
     else:
-        where = f"recipe of stage {source}"
-        text = (resources.files("d2st.adapter") / "recipes" / f"stage{source}.toml").read_text(encoding="utf-8")
+        name = f"stage{source}" if isinstance(source, int) else source
+        where = f"the recipe {name}"
+        text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -50,6 +56,11 @@ def load_recipe(source: int | Path, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _explained(error, where) from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml"))
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -117,6 +128,8 @@ def _same_name(key: str) -> list[str]:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, BaseModel):
+        return _toml(value.model_dump())
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value) if isinstance(value, float) else json.dumps(value)  # a TOML basic string is a JSON string

@@ -23,11 +23,13 @@ __all__ = ["run_training"]
 def run_training(
     store: Store,
     *,
-    stages: Sequence[int] = STAGES,
+    stages: Sequence[int] | None = None,
     runs: Path = Path("runs"),
     name: str | None = None,
-    recipe: Path | None = None,
+    recipe: str | Path | None = None,
     adapter: str | None = None,
+    preset: str | None = None,
+    max_samples: int | None = None,
     overrides: Sequence[str] = (),
     init: str | None = None,
     resume: bool = False,
@@ -40,9 +42,10 @@ def run_training(
     """Train `stages` in order into runs/NAME/stageN.
 
     Args:
+        stages: by default the recipe's, or all three.
         name: of the run; the date and time by default.
-        recipe: a TOML file, for a single stage; else the recipe that comes with each stage.
-        adapter, seed: override the recipe's.
+        recipe: a recipe that comes with the package, by name, or a TOML file, for a single stage; else each stage's own.
+        adapter, preset, max_samples, seed: override the recipe's.
         overrides: "section.key=value"; "stage2.section.key=value" is for one of several stages.
         init: a checkpoint, stage or run to start the first stage from; "none" starts it from scratch. By default stage 1 starts from
             scratch, and a later one from the newest finished stage before it with the same adapter on the same token maps: this run's, if
@@ -58,16 +61,20 @@ def run_training(
         D2stError: as `train_stage` does; and RunError when a stage's predecessor is missing, ConfigError for a contradiction.
     """
     device = pick_device(device)
+    if stages is None:
+        stages = STAGES if recipe is None else (load_recipe(recipe).stage,)
     if recipe is not None and len(stages) > 1:
-        raise ConfigError("one recipe file is for one stage", fix="Name the stage, or use --set stage2.section.key=value")
+        raise ConfigError("one recipe is for one stage", fix="Leave out --stage, or use --set stage2.section.key=value")
     if resume and name is None:
         raise ConfigError("which run is to be resumed?", fix="Give its --name")
     name = name or rundir.default_name()
     folders = {stage: rundir.stage_folder(runs, name, stage) for stage in stages}
-    recipes = {
-        stage: _recipe(stage, folders[stage], recipe, adapter=adapter, overrides=overrides, seed=seed, resume=resume)
-        for stage in stages
-    }
+    changes = [] if adapter is None else [f'adapter.name="{adapter}"']
+    changes += [] if preset is None else [f'adapter.params.preset="{preset}"']
+    changes += [] if max_samples is None else [f"data.max_samples={max_samples}"]
+    changes += [] if seed is None else [f"seed={seed}"]
+    changes += overrides
+    recipes = {stage: _recipe(stage, folders[stage], recipe, changes=changes, resume=resume) for stage in stages}
     for folder in folders.values():  # before the first of them costs an hour
         rundir.refuse_taken(folder, resume=resume)
     on_event({"event": "run", "name": name, "folder": str(runs / name), "stages": list(stages), "device": device})
@@ -92,27 +99,17 @@ def run_training(
     return results
 
 
-def _recipe(
-    stage: int,
-    folder: Path,
-    source: Path | None,
-    *,
-    adapter: str | None,
-    overrides: Sequence[str],
-    seed: int | None,
-    resume: bool,
-) -> Recipe:
+def _recipe(stage: int, folder: Path, source: str | Path | None, *, changes: Sequence[str], resume: bool) -> Recipe:
     """The recipe of one stage with what is asked for on top."""
-    changes = [] if adapter is None else [f'adapter.name="{adapter}"']
-    changes += [] if seed is None else [f"seed={seed}"]
-    for item in overrides:
+    wanted = []
+    for item in changes:
         prefix, _, rest = item.partition(".")
         if prefix not in (f"stage{number}" for number in STAGES):
-            changes.append(item)
+            wanted.append(item)
         elif prefix == f"stage{stage}":
-            changes.append(rest)
+            wanted.append(rest)
     own = folder / rundir.RECIPE
-    found = load_recipe(source or (own if resume and own.is_file() else stage), changes)
+    found = load_recipe(source or (own if resume and own.is_file() else stage), wanted)
     if found.stage != stage:
         raise ConfigError(f"{source} is a recipe of stage {found.stage}, not {stage}", fix=f"Use --stage {found.stage}")
     return found
@@ -120,7 +117,7 @@ def _recipe(
 
 def _start(store: Store, recipe: Recipe, runs: Path, name: str, init: str | None, *, on_event: Event) -> Path | None:
     """The checkpoint that a stage starts from, or None; says which."""
-    if init == "none" or (init is None and recipe.stage == 1):
+    if init == "none" or (init is None and (recipe.stage == 1 or recipe.start == "scratch")):
         return None
     if init is not None:
         return checkpoint.resolve_checkpoint(init)
