@@ -32,7 +32,7 @@ def find_duplicates(root: Path, found: Sequence[Found]) -> tuple[list[int | None
     batches = [candidates[start : start + BATCH] for start in range(0, len(candidates), BATCH)]
 
     def digests(batch: Sequence[int]) -> list[bytes | None]:
-        return [_digest(root / found[place].path, found[place].kind) for place in batch]
+        return [_digest(root / found[place].path, found[place]) for place in batch]
 
     first: dict[bytes, int] = {}
     duplicate_of: list[int | None] = [None] * len(found)
@@ -47,24 +47,27 @@ def find_duplicates(root: Path, found: Sequence[Found]) -> tuple[list[int | None
     return duplicate_of, unreadable
 
 
-def _digest(path: Path, kind: str) -> bytes | None:
+def _digest(path: Path, sample: Found) -> bytes | None:
     """None for a file that can't be read: the build reports it with its reason code."""
-    digest = blake2b(kind.encode() if kind == "frames" else b"", digest_size=16)
+    digest = blake2b(sample.kind.encode() if sample.kind == "frames" else b"", digest_size=16)
     try:
-        for file in _files(path, kind):
+        for file in _files(path, sample):
             with open(file, "rb", buffering=0) as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
-            if kind == "frames":
+            if sample.kind == "frames":
                 digest.update(os.stat(file).st_size.to_bytes(8, "big"))  # so that a boundary between frames counts too
     except OSError:
         return None
     return digest.digest()
 
 
-def _files(path: Path, kind: str) -> Iterator[Path]:
-    if kind != "frames":
+def _files(path: Path, sample: Found) -> Iterator[Path]:
+    if sample.kind != "frames":
         yield path
+        return
+    if sample.frame_files is not None:
+        yield from (path / name for name in sample.frame_files)
         return
     names = (name for name in os.listdir(path) if not name.startswith(".") and media_kind(name) == "image")
     yield from (path / name for name in sorted(names, key=natural_key))

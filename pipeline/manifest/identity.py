@@ -33,7 +33,7 @@ def identity_pattern(identity: str | None) -> re.Pattern[str] | None:
 
 
 def identities_of(
-    found: Sequence[Found], videos: Sequence[str], dataset: str, pattern: re.Pattern[str] | None, notes: list[str]
+    found: Sequence[Found], videos: Sequence[str], datasets: Sequence[str], pattern: re.Pattern[str] | None, notes: list[str]
 ) -> list[list[str]]:
     """The identities of each sample, sorted, at least one; what was decided is added to `notes`.
 
@@ -41,7 +41,7 @@ def identities_of(
     """
     made: list[list[str]] = []
     matched = 0
-    for sample, video in zip(found, videos, strict=True):
+    for sample, video, dataset in zip(found, videos, datasets, strict=True):
         names = sample.identities
         if pattern is not None:
             names = tuple(match[1] for match in pattern.finditer(sample.path) if match[1])

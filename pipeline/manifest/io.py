@@ -20,6 +20,7 @@ from d2st.pipeline.manifest.schema import SCHEMA
 __all__ = ["load_manifest", "manifest_root", "read_manifest", "write_manifest"]
 
 ROOT_KEY = "root"
+ADDED = ("frame_files",)  # columns that older manifests lack
 T = TypeVar("T")
 ROW_GROUP = 1 << 18  # rows; fixed, since Polars' default may change and the bytes with it
 
@@ -94,6 +95,8 @@ def _relative(root: Path, path: Path) -> str:
 
 
 def _in_schema(manifest: pl.DataFrame, what: str) -> pl.DataFrame:
+    later = [pl.lit(None, SCHEMA[name]).alias(name) for name in ADDED if name not in manifest.columns]
+    manifest = manifest.with_columns(later)
     missing = [name for name in SCHEMA if name not in manifest.columns]
     extra = [name for name in manifest.columns if name not in SCHEMA]
     if missing or extra:

@@ -21,9 +21,12 @@ def ignored_notes(ignored: Ignored) -> list[str]:
         notes.append(f"Left aside, not media: {_top(ignored.extensions)}.")
     if ignored.unplaced:
         notes.append(
-            f"Left aside, media under no class folder: {ignored.unplaced.total()} files in {len(ignored.unplaced)} folders, "
+            f"Left aside, media that the layout has no place for: {ignored.unplaced.total()} files in {len(ignored.unplaced)} folders, "
             f"such as {', '.join(_first(ignored.unplaced))}."
         )
+    if ignored.missing:
+        notes.append(f"Listed, but not on the disk: {len(ignored.missing)}, such as {', '.join(ignored.missing[:SHOWN])}.")
+    notes += [f"Left aside, {reason}: {count}." for reason, count in sorted(ignored.aside.items())]
     if ignored.folders:
         notes.append(
             f"Left aside, folders that can't be read: {len(ignored.folders)}, such as {', '.join(ignored.folders[:SHOWN])}."

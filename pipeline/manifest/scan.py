@@ -1,10 +1,12 @@
-"""A folder of media in, a manifest out. Reads names and sizes; opens a file only to compare it with another of the same size.
+"""A folder of media or a list of samples in, a manifest out. Reads names and sizes; opens a file only to compare it with another of
+the same size.
 
 Everything the scan decided by itself (splits, identities, what it left aside) comes back as notes, for a user to read and overrule.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -13,11 +15,11 @@ from d2st.cache.errors import ConfigError, ManifestError
 from d2st.pipeline.manifest.duplicates import find_duplicates
 from d2st.pipeline.manifest.identity import identities_of, identity_pattern, list_column
 from d2st.pipeline.manifest.ids import sample_id, video_id
-from d2st.pipeline.manifest.layouts import FRAMES_FOLDERS, LAYOUTS, Found
+from d2st.pipeline.manifest.layouts import FRAMES_FOLDERS, LAYOUTS, Found, Layout, Place
 from d2st.pipeline.manifest.notes import frames_notes, ignored_notes, sight
 from d2st.pipeline.manifest.schema import SCHEMA, SPLITS
 from d2st.pipeline.manifest.split import assign_splits, connected
-from d2st.pipeline.manifest.walk import Ignored, walk
+from d2st.pipeline.manifest.walk import Ignored
 
 __all__ = ["Scan", "scan_folder"]
 
@@ -33,18 +35,23 @@ class Scan:
 
 
 def scan_folder(
-    root: str | Path,
+    source: str | Path,
     *,
+    root: str | Path | None = None,
+    layout: str | None = None,
     dataset: str | None = None,
     identity: str | None = None,
     split: str | None = None,
     frames_folders: str = "auto",
     probe: bool = False,
 ) -> Scan:
-    """Make the manifest of the media under `root`.
+    """Make the manifest of a folder of media, or of a list of samples.
 
     Args:
-        dataset: name of the data set; default the name of `root`.
+        source: the folder, or a DeepfakeBench list (JSON), or a table (CSV, Parquet).
+        root: the media folder that a list's paths start from; default the list's own folder.
+        layout: the `key` of one of LAYOUTS; default the first that recognises `source`.
+        dataset: name of the data set; default what the layout knows, else the name of `source`.
         identity: regular expression with one group; every match in a relative path is an identity of that sample.
             Default: each video (or single image) is its own identity.
         split: put everything into this split, whatever the folders say.
@@ -52,18 +59,20 @@ def scan_folder(
         probe: open every file for frames, fps, width and height.
 
     Raises:
-        ManifestError: nothing under `root` fits a known layout, or `identity` matches no path.
+        ManifestError: nothing in `source` fits a known layout, a list is damaged, or `identity` matches no path.
         ConfigError: an argument makes no sense.
     """
-    root = Path(root)
+    source = Path(source)
     pattern = identity_pattern(identity)
     _require("split", split, (None, *SPLITS))
     _require("frames_folders", frames_folders, FRAMES_FOLDERS)
-    dataset = dataset or root.resolve().name
-    if not dataset:
-        raise ConfigError(f"{root} has no name to call the data set by", fix="Give --dataset NAME")
+    _require("layout", layout, (None, *(known.key for known in LAYOUTS)))
+    place = Place(_media_root(source, root), source, frames_folders)
+    root, name = place.root, dataset or (source.stem if source.is_file() else source.resolve().name)
+    if not name:
+        raise ConfigError(f"{source} has no name to call the data set by", fix="Give --dataset NAME")
 
-    layout, found, ignored = _find(root, frames_folders)
+    used, found, ignored = _find(place, layout)
     notes = [*ignored_notes(ignored), *frames_notes(found)]
 
     duplicates, unreadable = find_duplicates(root, found)
@@ -72,27 +81,31 @@ def scan_folder(
     if unreadable:
         notes.append(f"{unreadable} files could not be read and were not compared with others; the build will name them.")
 
-    videos = [video_id(dataset, sample.group) for sample in found]
-    identities = identities_of(found, videos, dataset, pattern, notes)
+    datasets = [dataset or sample.dataset or name for sample in found]
+    videos = [video_id(own, sample.group) for own, sample in zip(datasets, found, strict=True)]
+    identities = identities_of(found, videos, datasets, pattern, notes)
     splits = _splits(found, videos, identities, duplicates, split, notes)
-    ids = [sample_id(dataset, sample.path) for sample in found]
+    ids = [sample_id(own, sample.path) for own, sample in zip(datasets, found, strict=True)]
     columns = {
         "sample_id": ids,
         "path": [sample.path for sample in found],
         "kind": [sample.kind for sample in found],
         "label": [sample.label for sample in found],
-        "dataset": [dataset] * len(found),
+        "dataset": datasets,
         "method": [sample.method for sample in found],
         "split": splits,
         "video_id": videos,
         "identity": list_column(identities),
         "compression": [sample.compression for sample in found],
+        "box": [sample.box for sample in found],
+        "landmarks": [sample.landmarks for sample in found],
+        "frame_files": [sample.frame_files for sample in found],
         "duplicate_of": [None if place is None else ids[place] for place in duplicates],
     }
     columns |= _probed(root, found, notes) if probe else {"frames": [sample.frames for sample in found]}
     blank = {name: [None] * len(found) for name in SCHEMA if name not in columns}
     manifest = pl.DataFrame(columns | blank, schema_overrides=SCHEMA).select(SCHEMA.names()).sort("sample_id")
-    return Scan(manifest, layout, tuple(notes), ignored)
+    return Scan(manifest, used.name, tuple(notes), ignored)
 
 
 def _require(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
@@ -100,20 +113,46 @@ def _require(name: str, value: str | None, allowed: Sequence[str | None]) -> Non
         raise ConfigError(f"{name} {value!r} is not known", fix=f"Use one of {', '.join(filter(None, allowed))}")
 
 
-def _find(root: Path, frames_folders: str) -> tuple[str, list[Found], Ignored]:
-    if not root.is_dir():
-        raise ManifestError(f"{root} is not a folder", fix="Name the folder that holds the media")
+def _media_root(source: Path, root: str | Path | None) -> Path:
+    if not source.exists():
+        raise ManifestError(f"{source} does not exist", fix="Name the folder that holds the media, or a list of samples")
+    if root is None:
+        return source.parent if source.is_file() else source
+    if source.is_dir():
+        raise ConfigError(f"{source} is the media folder already, and --root {root} names another", fix="Leave out --root")
+    if not Path(root).is_dir():
+        raise ManifestError(f"the media folder {root} does not exist", fix="Name the folder that the list's paths start from")
+    return Path(root)
+
+
+def _find(place: Place, key: str | None) -> tuple[Layout, list[Found], Ignored]:
     ignored = Ignored()
     for layout in LAYOUTS:
-        ignored = Ignored()
-        if layout.matches(root):
-            found = sorted(layout.find(root, walk(root, ignored), frames_folders, ignored), key=lambda sample: sample.path)
+        if layout.key == key or (key is None and layout.matches(place.source)):
+            ignored = Ignored()
+            found = sorted(layout.find(place, ignored), key=lambda sample: sample.path)
             if found:
-                return layout.name, found, ignored
-    expected = "\n\n".join(f"{layout.name}:\n{layout.expects}" for layout in LAYOUTS)
+                _refuse_twice(found, place.source)
+                return layout, found, ignored
+            if ignored.missing:
+                raise ManifestError(
+                    f"none of the {len(ignored.missing)} samples in {place.source} are under {place.root}, such as {ignored.missing[0]}",
+                    fix="Name the folder that its paths start from with --root",
+                )
+    if place.source.is_file():
+        raise ManifestError(
+            f"{place.source} is no list of samples", fix="Name a folder, a DeepfakeBench .json, a .csv or a .parquet"
+        )
+    expected = "\n\n".join(f"{layout.name} (--layout {layout.key}):\n{layout.expects}" for layout in LAYOUTS)
     raise ManifestError(
-        f"no known layout fits {root}: {sight(root, ignored)}", fix=f"Arrange it, links will do, as\n\n{expected}"
+        f"no known layout fits {place.source}: {sight(place.root, ignored)}", fix=f"Arrange it, links will do, as\n\n{expected}"
     )
+
+
+def _refuse_twice(found: Sequence[Found], source: Path) -> None:
+    for one, other in pairwise(found):
+        if one.path == other.path:
+            raise ManifestError(f"{source} lists {one.path} twice", fix="Keep one of its rows")
 
 
 def _splits(

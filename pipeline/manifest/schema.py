@@ -33,6 +33,7 @@ SCHEMA = pl.Schema(
         "landmarks": pl.List(
             pl.Float32()
         ),  # x, y in px of left eye, right eye, nose, left and right mouth corner, as seen in the picture
+        "frame_files": pl.List(pl.String()),  # kind frames: these files of the folder alone, in this order; null: all of them
         "duplicate_of": pl.String(),  # sample_id of the first byte-identical file
     }
 )

@@ -41,7 +41,9 @@ class Ignored:
     extensions: Counter[str] = field(default_factory=Counter)  # files by extension; hidden files under "hidden"
     folders: list[str] = field(default_factory=list)  # folders that can't be read
     names: int = 0  # names that are not valid UTF-8 and so can't stand in a manifest
-    unplaced: Counter[str] = field(default_factory=Counter)  # media files whose folder says neither real nor fake, by folder
+    unplaced: Counter[str] = field(default_factory=Counter)  # media files that the layout has no place for, by folder
+    missing: list[str] = field(default_factory=list)  # what a list of the data set names and the disk lacks
+    aside: Counter[str] = field(default_factory=Counter)  # listed samples that were left aside, by reason
 
 
 def media_kind(name: str) -> str | None:

@@ -1,16 +1,16 @@
-"""What a dataset layout is: it recognises a tree, and reads label, method and split of each sample off its paths.
+"""What a dataset layout is: it recognises a tree or a list, and reads label, method and split of each sample off paths and lists.
 
 A layout never opens a media file. A new one is a module with a `Layout`, and its name in `layouts/__init__.py`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from d2st.pipeline.manifest.walk import Folder, Ignored
+from d2st.pipeline.manifest.walk import Ignored
 
-__all__ = ["FRAMES_FOLDERS", "Found", "Layout"]
+__all__ = ["FRAMES_FOLDERS", "Found", "Layout", "Place"]
 
 FRAMES_FOLDERS = ("auto", "always", "never")
 
@@ -22,26 +22,38 @@ class Found(NamedTuple):
     kind: str
     label: int
     method: str
-    split: str | None  # None: the tree does not say
+    split: str | None  # None: the data set does not say
     group: str  # the path that names the video-level group
     size: int  # bytes; of a frame folder, all frames together; -1 unknown
     frames: int | None = None  # known without opening anything for frame folders only
     identities: tuple[str, ...] | None = None  # None: the layout does not know
     compression: str | None = None
+    dataset: str | None = None  # None: the scan's own name
+    frame_files: tuple[str, ...] | None = None  # of a frame folder: these files alone; None: all of them
+    box: tuple[float, ...] | None = None
+    landmarks: tuple[float, ...] | None = None
+
+
+class Place(NamedTuple):
+    """Where a layout looks."""
+
+    root: Path  # the media folder, from which paths count
+    source: Path  # what the user named: the root itself, or a list of samples
+    frames_folders: str = "auto"  # one of FRAMES_FOLDERS
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of tree.
+    """A kind of tree or list.
 
-    name: short name, shown after a scan.
+    key: what `--layout` calls it. name: for people, shown after a scan.
     expects: the tree as a drawing, for the message when nothing was recognised.
-    matches: (root) -> whether this layout is worth trying; reads names only.
-    find: (root, folders, frames_folders, ignored) -> samples. `frames_folders` is one of FRAMES_FOLDERS;
-        media files that are no sample are counted in `ignored.unplaced`.
+    matches: (source) -> whether this layout is the one; reads names only.
+    find: (place, ignored) -> samples; what is left aside, and what a list names but the disk lacks, is noted in `ignored`.
     """
 
+    key: str
     name: str
     expects: str
     matches: Callable[[Path], bool]
-    find: Callable[[Path, Iterable[Folder], str, Ignored], Iterator[Found]]
+    find: Callable[[Place, Ignored], Iterator[Found]]

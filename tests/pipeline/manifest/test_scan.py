@@ -53,7 +53,7 @@ def test_what_is_left_aside_is_counted(tmp_path):
     scan = scan_folder(tmp_path)
     assert set(scan.manifest["path"]) == {"real/a.mp4", "fake/b.mp4"}
     assert scan.ignored.extensions == {".json": 1, ".db": 1, ".txt": 1, "hidden": 1}
-    assert "media under no class folder: 1 files" in notes(scan)
+    assert "media that the layout has no place for: 1 files" in notes(scan)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are always text there")
@@ -84,7 +84,7 @@ def test_unknown_tree_says_what_it_saw_and_what_it_wants(tmp_path):
     assert "alice, bob" in caught.value.message
     assert "2 media files" in caught.value.message
     assert "ROOT/fake/METHOD" in caught.value.fix
-    with pytest.raises(ManifestError, match="not a folder"):
+    with pytest.raises(ManifestError, match="no list of samples"):
         scan_folder(tmp_path / "alice" / "a.mp4")
 
 
