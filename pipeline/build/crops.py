@@ -18,7 +18,7 @@ from d2st.cache.arrays import SHARD_FRAMES
 from d2st.cache.errors import ManifestError, MediaError
 from d2st.pipeline.build.crop import CropSettings, crop_frames
 from d2st.pipeline.build.flow import Clock, Flow, Pipe
-from d2st.pipeline.build.rows import Row, Rows
+from d2st.pipeline.build.rows import Row, Rows, frame_files
 from d2st.pipeline.build.threads import take_threads
 from d2st.pipeline.build.work import SHARDS_AT_ONCE, Task, Work, pause
 from d2st.pipeline.faces import FaceDetector, given_detections
@@ -140,7 +140,9 @@ def _deliver(flow: Flow, item: _Place | Task, out: "Pipe[Sample | Task]") -> Non
 
 def _job(row: Row, media: Media) -> Job:
     settings = media.settings
-    return Job(row["sample_id"], str(media.root / row["path"]), row["kind"], settings.frames, settings.sampling)
+    return Job(
+        row["sample_id"], str(media.root / row["path"]), row["kind"], settings.frames, settings.sampling, frame_files(row)
+    )
 
 
 def _skip(row: Row) -> tuple[str, str] | None:

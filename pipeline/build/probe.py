@@ -15,7 +15,7 @@ from d2st.cache.errors import ManifestError, MediaError
 from d2st.pipeline.build.crop import crop_frames
 from d2st.pipeline.build.crops import Media
 from d2st.pipeline.build.flow import Clock
-from d2st.pipeline.build.rows import Row
+from d2st.pipeline.build.rows import Row, frame_files
 from d2st.pipeline.build.threads import take_threads
 from d2st.pipeline.build.use import ProcessorTime
 from d2st.pipeline.faces import given_detections
@@ -90,7 +90,9 @@ def _probe_kind(found: Probe, kind: str, rows: Iterator[Row], media: Media, star
 
         for row in rows:
             settings = media.settings
-            job = Job(row["sample_id"], str(media.root / row["path"]), kind, settings.frames, settings.sampling)
+            job = Job(
+                row["sample_id"], str(media.root / row["path"]), kind, settings.frames, settings.sampling, frame_files(row)
+            )
             window.append(threads.submit(crop, row, pool.submit(job)))
             if len(window) >= media.workers + media.threads:
                 settle()

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["Row", "Rows"]
+__all__ = ["Row", "Rows", "frame_files"]
 
 Row = dict[str, Any]
 
@@ -43,3 +43,9 @@ class Rows:
         piece = self._index.slice(*self._spans[shard])
         found = self._manifest[piece["place"].drop_nulls()]
         return piece.drop("place").join(found, on="sample_id", how="left", maintain_order="left").to_dicts()
+
+
+def frame_files(row: Row) -> tuple[str, ...] | None:
+    """The files of a frame folder that a manifest's row names; None for all of them. Manifests of old stores have no such column."""
+    names = row.get("frame_files")
+    return None if names is None else tuple(names)

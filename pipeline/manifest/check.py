@@ -106,6 +106,7 @@ def check_manifest(manifest: pl.DataFrame) -> list[Finding]:
             "Nothing to do, or remove them",
             severity="warning",
         ),
+        _val_is_test(manifest),
         _derived(manifest),
         *_splits(manifest),
     ]
@@ -121,7 +122,7 @@ def check_files(manifest: pl.DataFrame, root: Path) -> list[Finding]:
     return [Finding("error", "missing", f"files are not under {root}", fix, len(missing), tuple(sorted(missing)[:EXAMPLES]))]
 
 
-_LEAK = "Scan again with --identity, or remove one side: scores of such a split are too good"
+_LEAK = "Split anew by identity (d2st manifest split), or remove one side: scores of such a split are too good"
 
 
 def _rows(rows: pl.DataFrame, code: str, message: str, fix: str, *, severity: str = "error") -> Finding:
@@ -143,13 +144,38 @@ def _crossing(manifest: pl.DataFrame, key: str, value: str, code: str, message: 
 
 def _derived(manifest: pl.DataFrame) -> Finding:
     rows = manifest.drop_nulls(["dataset", "path"])
-    wrong = [made != sample_id(name, path) for made, name, path in rows.select("sample_id", "dataset", "path").iter_rows()]
+    wrong = [not _follows(*row) for row in rows.select("sample_id", "dataset", "path").iter_rows()]
     return _rows(
         rows.filter(pl.Series(wrong, dtype=pl.Boolean)),
         "sample_id_derived",
         "sample_ids do not follow from dataset and path",
         "Renamed files need a new sample_id, or the cache takes them for the old ones: scan again",
         severity="warning",
+    )
+
+
+def _follows(made: str, dataset: str, path: str) -> bool:
+    """Whether an id is that of the path, or of its end: `manifest merge` puts folders in front."""
+    while made != sample_id(dataset, path):
+        _, slash, path = path.partition("/")
+        if not slash:
+            return False
+    return True
+
+
+def _val_is_test(manifest: pl.DataFrame) -> Finding:
+    """Whether most of the val split are copies of test samples: some published lists give the same videos twice."""
+    val, test = (manifest.filter(pl.col("split") == split) for split in ("val", "test"))
+    first = pl.coalesce("duplicate_of", "sample_id")
+    same = val.filter(first.is_in(test.select(first).to_series().implode()))
+    count = same.height if val.height and same.height >= 0.9 * val.height else 0
+    return Finding(
+        "error",
+        "val_is_test",
+        f"of {val.height} val samples are copies of test samples: choosing by val is choosing by test",
+        "Make a val split of its own: d2st manifest split --keep test",
+        count,
+        tuple(same["path"].sort().head(EXAMPLES)),
     )
 
 

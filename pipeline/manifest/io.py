@@ -39,7 +39,7 @@ def read_manifest(path: str | Path) -> pl.DataFrame:
 
 
 def load_manifest(path: str | Path) -> pl.DataFrame:
-    """The rows in SCHEMA, whatever they say: for `d2st manifest validate`, which reports on them. Raises ManifestError."""
+    """The rows in SCHEMA, whatever they say: for `d2st manifest check`, which reports on them. Raises ManifestError."""
     return _in_schema(_parquet(Path(path), partial(pl.read_parquet, glob=False)), str(path))
 
 

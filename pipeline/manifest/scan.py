@@ -26,9 +26,11 @@ __all__ = ["Scan", "scan_folder"]
 
 @dataclass(frozen=True)
 class Scan:
-    """manifest: rows of SCHEMA sorted by sample_id. notes: what was decided or left aside, one sentence each."""
+    """manifest: rows of SCHEMA sorted by sample_id. root: the folder that paths start from. notes: what was decided or left aside, one
+    sentence each."""
 
     manifest: pl.DataFrame
+    root: Path
     layout: str
     notes: tuple[str, ...]
     ignored: Ignored
@@ -105,7 +107,7 @@ def scan_folder(
     columns |= _probed(root, found, notes) if probe else {"frames": [sample.frames for sample in found]}
     blank = {name: [None] * len(found) for name in SCHEMA if name not in columns}
     manifest = pl.DataFrame(columns | blank, schema_overrides=SCHEMA).select(SCHEMA.names()).sort("sample_id")
-    return Scan(manifest, used.name, tuple(notes), ignored)
+    return Scan(manifest, root, used.name, tuple(notes), ignored)
 
 
 def _require(name: str, value: str | None, allowed: Sequence[str | None]) -> None:

@@ -11,8 +11,8 @@ from hashlib import blake2b
 
 __all__ = ["SHARES", "assign_splits", "connected"]
 
-SHARES = (("train", 0.70), ("val", 0.15), ("test", 0.15))
-SEED = "d2st split 1"
+Shares = tuple[tuple[str, float], ...]
+SHARES: Shares = (("train", 0.70), ("val", 0.15), ("test", 0.15))
 
 
 def connected(keys: Sequence[Iterable[Hashable]]) -> list[int]:
@@ -34,7 +34,13 @@ def connected(keys: Sequence[Iterable[Hashable]]) -> list[int]:
 
 
 def assign_splits(
-    components: Sequence[int], names: Sequence[str], labels: Sequence[int], known: Sequence[str | None]
+    components: Sequence[int],
+    names: Sequence[str],
+    labels: Sequence[int],
+    known: Sequence[str | None],
+    *,
+    shares: Shares = SHARES,
+    seed: int = 1,
 ) -> list[str]:
     """One split a sample. All of a component get the same, unless `known` already says different ones for its samples.
 
@@ -43,6 +49,8 @@ def assign_splits(
         names: one string a sample that does not change from run to run; a component is ranked by its smallest.
         labels: 0 or 1 a sample.
         known: splits that the tree gives. They are kept, and the rest of such a component follows if they agree.
+        shares: split and its share of the samples, the first one the largest.
+        seed: another one, another order of the components.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for item, component in enumerate(components):
@@ -56,30 +64,30 @@ def assign_splits(
         else:
             strata[tuple(sorted({labels[item] for item in items}))].append(component)
     for stratum in strata.values():
-        stratum.sort(key=lambda component: _rank(min(names[item] for item in members[component])))
-        chosen |= _cut(stratum, [len(members[component]) for component in stratum])
+        stratum.sort(key=lambda component: _rank(min(names[item] for item in members[component]), seed))
+        chosen |= _cut(stratum, [len(members[component]) for component in stratum], shares)
     return [known[item] or chosen[component] for item, component in enumerate(components)]
 
 
-def _rank(name: str) -> bytes:
-    return blake2b(f"{SEED}\0{name}".encode(), digest_size=16).digest()
+def _rank(name: str, seed: int) -> bytes:
+    return blake2b(f"d2st split {seed}\0{name}".encode(), digest_size=16).digest()
 
 
-def _cut(ranked: Sequence[int], sizes: Sequence[int]) -> dict[int, str]:
-    """Split by where the middle of each component lies in the row of all samples; three or more components fill every split."""
+def _cut(ranked: Sequence[int], sizes: Sequence[int], shares: Shares) -> dict[int, str]:
+    """Split by where the middle of each component lies in the row of all samples; with enough components, every split gets one."""
     total, before = sum(sizes), 0
     splits = []
     for size in sizes:
         middle, edge = (before + size / 2) / total, 0.0
         before += size
-        for split, share in SHARES:
+        for split, share in shares:
             edge += share
-            if middle < edge or split == SHARES[-1][0]:
+            if middle < edge or split == shares[-1][0]:
                 splits.append(split)
                 break
-    if len(splits) >= 3:
-        counts = Counter(splits)  # train is never empty: the middle of the first component lies before 50 %
-        for needed in ("val", "test"):
+    if len(splits) >= len(shares):
+        counts = Counter(splits)
+        for needed, _ in shares:
             if not counts[needed]:
                 last = max(place for place, split in enumerate(splits) if counts[split] > 1)
                 counts[splits[last]] -= 1

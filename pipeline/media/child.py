@@ -67,6 +67,7 @@ def _read(read: Callable[..., Frames], job: dict[str, Any], replies: BinaryIO) -
             job["kind"],
             frames=job["frames"],
             sampling=job["sampling"],
+            files=job["files"],
             on_duration=lambda duration_s: send(replies, {"duration_s": duration_s}),
         )
     except MediaError as error:

@@ -6,6 +6,7 @@ video would be; the folder fails only if none of them can be read.
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from d2st.cache.errors import MediaError
@@ -40,9 +41,9 @@ def list_frames(path: str | Path) -> list[str]:
     return sorted(names, key=_natural)
 
 
-def read_folder(path: str | Path, *, frames: int, sampling: str) -> Frames:
-    """Read `frames` images of a folder; timestamps assume 25 frames a second. Raises MediaError."""
-    names = list_frames(path)
+def read_folder(path: str | Path, *, frames: int, sampling: str, files: Sequence[str] | None = None) -> Frames:
+    """Read `frames` images of a folder, or of those `files` in it; timestamps assume 25 frames a second. Raises MediaError."""
+    names = list_frames(path) if files is None else list(files)
     if not names:
         raise media_error("empty", path, "no image files in this folder")
     images, indices, infos = [], [], []

@@ -4,7 +4,7 @@ decord where `probe` and decord's own answers leave no doubt; PyAV in sequence f
 stands in `MediaInfo.decoder`. This runs in the calling process: a file that hangs or crashes a decoder is `DecodePool`'s matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from d2st.cache.errors import D2stError, UnknownNameError
@@ -20,18 +20,25 @@ __all__ = ["read_media"]
 
 
 def read_media(
-    path: str | Path, kind: str, *, frames: int, sampling: str, on_duration: Callable[[float], None] | None = None
+    path: str | Path,
+    kind: str,
+    *,
+    frames: int,
+    sampling: str,
+    files: Sequence[str] | None = None,
+    on_duration: Callable[[float], None] | None = None,
 ) -> Frames:
     """Read `frames` frames (`sample_indices`) of a "video" or a folder of "frames"; an "image" is always its first frame.
 
-    Fewer come back where the file holds fewer. `on_duration` hears the seconds that a video claims to last, before it is decoded.
+    Fewer come back where the file holds fewer. `files` names the frames of a folder, where not all of them count. `on_duration` hears
+    the seconds that a video claims to last, before it is decoded.
     Raises MediaError with a reason code and the file's name; nothing else for any content of the file.
     """
     try:
         if kind == "image":
             return read_image(path)
         if kind == "frames":
-            return read_folder(path, frames=frames, sampling=sampling)
+            return read_folder(path, frames=frames, sampling=sampling, files=files)
         if kind == "video":
             return _read_video(path, frames=frames, sampling=sampling, on_duration=on_duration)
     except D2stError:

@@ -58,6 +58,7 @@ class Job:
     kind: str
     frames: int
     sampling: str
+    files: tuple[str, ...] | None = None  # of a folder of frames: these alone
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -36,7 +36,7 @@ def faces(tmp_path):
     return root
 
 
-def test_scan_show_validate(run, faces, tmp_path):
+def test_scan_show_check(run, faces, tmp_path):
     scanned = run("scan", faces)
     assert read_manifest(tmp_path / "faces.parquet").height == 6
     assert "Left aside, not media: .txt 1" in scanned.stderr
@@ -48,18 +48,18 @@ def test_scan_show_validate(run, faces, tmp_path):
     assert {(row["split"], row["label"], row["samples"]) for row in counts["counts"]} == {
         (split, label, 1) for split in ("train", "val", "test") for label in (0, 1)
     }
-    assert "nothing wrong" in run("validate", "faces.parquet").stdout
+    assert "nothing wrong" in run("check", "faces.parquet").stdout
 
 
-def test_scan_with_leaks_says_so_and_validate_exits_with_1(run, faces):
+def test_scan_with_leaks_says_so_and_check_exits_with_1(run, faces):
     scanned = run("scan", faces, "--identity", r"id(\d+)", "--out", "leaky.parquet")
     assert "2 identities are in two splits" in scanned.stderr
-    assert scanned.stdout.splitlines()[-1] == "Next: d2st manifest validate leaky.parquet"
-    document = json.loads(run("validate", "leaky.parquet", "--json", code=1).stdout)
+    assert scanned.stdout.splitlines()[-1] == "Next: d2st manifest check leaky.parquet"
+    document = json.loads(run("check", "leaky.parquet", "--json", code=1).stdout)
     assert document["errors"] == 1
     assert document["findings"][0]["code"] == "identity_leak"
     assert document["findings"][0]["examples"] == ["faces/1 (test, train, val)", "faces/2 (test, train, val)"]
-    assert "identity_leak" in run("validate", "leaky.parquet", code=1).stdout
+    assert "identity_leak" in run("check", "leaky.parquet", code=1).stdout
 
 
 def test_scan_json_is_one_document(run, faces):
@@ -71,14 +71,13 @@ def test_scan_json_is_one_document(run, faces):
 
 def test_validate_looks_for_files_and_reports_a_broken_manifest(run, faces, tmp_path):
     run("scan", faces)
-    assert run("validate", "faces.parquet", "--root", faces).exit_code == 0
+    assert run("check", "faces.parquet", "--root", faces).exit_code == 0
     next(faces.rglob("*.mp4")).unlink()
     assert (
-        json.loads(run("validate", "faces.parquet", "--root", faces, "--json", code=1).stdout)["findings"][0]["code"]
-        == "missing"
+        json.loads(run("check", "faces.parquet", "--root", faces, "--json", code=1).stdout)["findings"][0]["code"] == "missing"
     )
     (tmp_path / "text.parquet").write_text("text")
-    assert json.loads(run("validate", "text.parquet", "--json", code=1).stdout)["findings"][0]["code"] == "schema"
+    assert json.loads(run("check", "text.parquet", "--json", code=1).stdout)["findings"][0]["code"] == "schema"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_validate_looks_for_files_and_reports_a_broken_manifest(run, faces, tmp_
         (["scan", "nowhere"], ManifestError),
         (["scan", "faces", "--split", "holdout"], ConfigError),
         (["show", "none.parquet"], ManifestError),
-        (["validate", "none.parquet"], ManifestError),
+        (["check", "none.parquet"], ManifestError),
     ],
 )
 def test_errors_are_raised_for_main_to_print(run, faces, arguments, error):
@@ -95,8 +94,38 @@ def test_errors_are_raised_for_main_to_print(run, faces, arguments, error):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
-@pytest.mark.parametrize("command", ["scan", "show", "validate"])
+@pytest.mark.parametrize("command", ["scan", "show", "check"])
 def test_help_ends_in_examples_one_a_line(run, command):
     text = run(command, "--help").stdout
     examples = re.findall(rf"^ +d2st manifest {command} \S.*$", text, re.MULTILINE)
     assert len(examples) >= 2, text
+
+
+def test_scan_of_a_list_says_what_is_missing(run, faces, tmp_path):
+    (tmp_path / "mine.csv").write_text("path,label,split\ntrain/real/id1_train.mp4,real,train\ngone.mp4,fake,train\n")
+    scanned = run("scan", "mine.csv", "--root", faces)
+    assert "Listed, but not on the disk: 1, such as gone.mp4" in scanned.stderr
+    assert (tmp_path / "mine.missing.txt").read_text() == "gone.mp4\n"
+    document = json.loads(run("scan", "mine.csv", "--root", faces, "--json").stdout)
+    assert (document["layout"], document["samples"], document["missing"]) == ("table", 1, 1)
+    run("scan", "mine.csv", "--out", "mine.csv", code=2)
+
+
+def test_split_merge_export(run, faces, tmp_path):
+    run("scan", faces, "--out", "a.parquet", "--identity", r"id(\d+)")
+    run("check", "a.parquet", code=1)
+    shown = run("split", "a.parquet", "--shares", "50,0,50").stdout
+    assert "val" not in shown.split("data set", 1)[1]
+    assert "identity_leak" not in run("check", "a.parquet").stdout
+    frames = tmp_path / "more" / "test" / "fake" / "gan" / "v"
+    frames.mkdir(parents=True)
+    for number in range(2):
+        (frames / f"{number}.png").write_bytes(b"x")
+    run("scan", "more", "--out", "b.parquet")
+    run("merge", "a.parquet", "b.parquet", "--out", "all.parquet")
+    assert read_manifest(tmp_path / "all.parquet").height == 7
+    exported = run("export", "all.parquet", "--out", "all.json")
+    assert "left out 6 videos" in exported.stderr
+    assert list(json.loads((tmp_path / "all.json").read_text())) == ["more"]
+    run("split", "a.parquet", "--shares", "1,2", code=2)
+    run("merge", "a.parquet", "--out", "x.parquet", code=2)

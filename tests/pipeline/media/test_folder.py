@@ -27,6 +27,12 @@ def test_natural_order_is_time(folder, sampling, expected, coded):
     assert (got.info.frame_count, got.info.frames_lost, got.info.width, got.info.height) == (12, 0, 128, 48)
 
 
+def test_named_frames_alone(folder, coded):
+    got = read_media(folder, "frames", frames=4, sampling="even", files=["frame_7.png", "frame_3.png", "gone.png"])
+    assert [coded.index(image) for image in got.images] == [7, 3]
+    assert (got.info.frame_count, got.info.frames_lost) == (3, 1)
+
+
 def test_a_damaged_frame_is_left_out_and_counted(folder, coded):
     (folder / "frame_4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     got = read_media(folder, "frames", frames=4, sampling="even")

@@ -1,0 +1,40 @@
+"""A manifest as the JSON list of DeepfakeBench, for its own code and for who compares with it; its schema: `layouts.deepfakebench`.
+
+Frame folders give their images. DeepfakeBench reads frames, so videos and single images have no place in it and are counted.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from d2st.pipeline.manifest.schema import REAL
+from d2st.pipeline.media.folder import list_frames
+
+__all__ = ["to_deepfakebench"]
+
+
+def to_deepfakebench(manifest: pl.DataFrame, root: Path) -> tuple[dict[str, Any], int]:
+    """The list, and how many samples had no place in it.
+
+    Data set -> `<method>_Real` or `<method>_Fake` -> split -> [compression ->] video -> label and frames; a data set has the level of
+    compressions where all of its samples name one. Videos are called by their path below the data set, so that no two share a name.
+
+    Raises:
+        MediaError: a frame folder is not there.
+    """
+    frames = manifest.filter(pl.col("kind") == "frames").sort("sample_id")
+    made: dict[str, Any] = {}
+    for (dataset,), rows in frames.group_by("dataset", maintain_order=True):
+        leveled = rows["compression"].null_count() == 0
+        for row in rows.iter_rows(named=True):
+            label = f"{dataset}_Real" if row["label"] == REAL else f"{row['method']}_Fake"
+            place = made.setdefault(str(dataset), {}).setdefault(label, {"train": {}, "val": {}, "test": {}})[row["split"]]
+            if leveled:
+                place = place.setdefault(row["compression"], {})
+            names = row["frame_files"] or list_frames(root / row["path"])
+            place[row["video_id"].removeprefix(f"{dataset}/").replace("/", "_")] = {
+                "label": label,
+                "frames": [f"{row['path']}/{name}" for name in names],
+            }
+    return made, manifest.height - frames.height

@@ -1,0 +1,40 @@
+"""The list for DeepfakeBench: reading it again gives the same samples."""
+
+import json
+
+import polars as pl
+
+from d2st.pipeline.manifest import scan_folder
+from d2st.pipeline.manifest.export import to_deepfakebench
+
+
+def test_round_trip(tmp_path):
+    for path in ("train/real/v1", "train/fake/Swap/v1", "test/fake/Swap/v2"):
+        for number in range(4):
+            file = tmp_path / "set" / path / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(f"{path}{number}".encode())
+    (tmp_path / "set" / "train" / "real" / "film.mp4").write_bytes(b"x")
+    before = scan_folder(tmp_path / "set").manifest
+    subset = ["0.png", "2.png"]
+    before = before.with_columns(
+        frame_files=pl.when(pl.col("path").str.ends_with("v2")).then(pl.lit(subset)).otherwise(pl.col("frame_files"))
+    )
+    made, left = to_deepfakebench(before, tmp_path / "set")
+    assert left == 1
+    (tmp_path / "list.json").write_text(json.dumps(made))
+    after = scan_folder(tmp_path / "list.json", root=tmp_path / "set").manifest
+    columns = ["sample_id", "path", "kind", "label", "dataset", "method", "split"]
+    frames = before.filter(pl.col("kind") == "frames").sort("sample_id")
+    assert after.select(columns).equals(frames.select(columns))
+    assert after.filter(pl.col("path").str.ends_with("v2"))["frame_files"].to_list() == [subset]
+
+
+def test_compression_level_where_all_have_one(tmp_path):
+    folder = tmp_path / "manipulated_sequences" / "Deepfakes" / "c23" / "frames" / "000_003"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(b"x")
+    made, _ = to_deepfakebench(scan_folder(tmp_path, dataset="FF++", split="test").manifest, tmp_path)
+    (video,) = made["FF++"]["Deepfakes_Fake"]["test"]["c23"].values()
+    assert [path.rpartition("/")[2] for path in video["frames"]] == ["0.png", "1.png"]
