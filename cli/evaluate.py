@@ -1,25 +1,30 @@
 """`d2st eval`: honest scores of a trained run on any split, of one data set or several."""
 
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2st.cli.show import print_json, stdout, table
+from d2st.cli.evaluate_tables import summary_tables
+from d2st.cli.show import print_json, stdout
 
 if TYPE_CHECKING:
     import polars as pl
-    from rich.table import Table
 
-__all__ = ["evaluate", "summary_tables"]
+    from d2st.adapter.nets.detector import Detector
+
+__all__ = ["Split", "evaluate"]
 
 
 class Split(StrEnum):
     train = "train"
     val = "val"
     test = "test"
+
+
+class Protocol(StrEnum):
+    deepfakebench = "deepfakebench"
 
 
 def evaluate(
@@ -41,13 +46,19 @@ def evaluate(
             help="Where to write.  [default: the stage's folder, eval-SPLIT, or eval-SPLIT-CACHE for another cache]",
         ),
     ] = None,
+    protocol: Annotated[
+        Protocol | None, typer.Option(help="Measure the way this benchmark does too, and say where that differs.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout.")] = False,
 ) -> None:
-    """Score a split with a trained run: AUC, EER, average precision, accuracy, F1, per data set and per manipulation.
+    """Score a split with a trained run: AUC, EER, AP, TPR at 1 and 5 % FPR, calibration, per data set and per manipulation.
 
     RUN is runs/NAME (its highest stage), runs/NAME/stageN, or a checkpoint file. Intervals hold 95 % of 1,000 bootstrap resamples of whole
     videos. Writes predictions (Parquet and CSV), metrics.json and plots (ROC curves, score histograms).
+
+    The temperature comes from the run's own validation split alone, and a reliability plot shows before and after. Accuracy, F1, partial
+    AUC, the Brier score and all intervals are in metrics.json.
 
     \b
     Examples:
@@ -55,9 +66,11 @@ def evaluate(
       d2st eval runs/faces/stage2 --split val
       d2st eval runs/faces --cache celeb.d2st --cache dfdc.d2st --out results/cross
       d2st eval runs/faces --cache wild.d2st --manifest relabelled.parquet --out results/wild
+      d2st eval runs/faces --protocol deepfakebench
       d2st eval runs/faces --json > metrics.json
     """
     from d2st.adapter.evaluate.run import evaluate_run, open_matching
+    from d2st.adapter.evaluate.validation import checkpoint_digest
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
     from d2st.cache.device import pick_device
     from d2st.cli.progress import phases
@@ -68,6 +81,8 @@ def evaluate(
     paths = cache or [_training_cache(checkpoint)]
     stores = [open_matching(path, config=meta["config"], layers=meta["layers"]) for path in paths]
     out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
+    about = {key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")}
+    about["checkpoint"] = checkpoint_digest(checkpoint)
     with phases({"samples": ("score", "samples")}, quiet=as_json) as on_progress:
         summary = evaluate_run(
             detector,
@@ -76,11 +91,15 @@ def evaluate(
             clip_frames=meta["clip_frames"],
             out_dir=out,
             title=f"{checkpoint.parent.parent.name}, stage {meta['stage']}: {split.value} split",
+            validation=_validation(
+                checkpoint, detector, {**meta, **about}, split=split, foreign=bool(cache), relabelled=bool(manifest)
+            ),
+            protocols=[protocol.value] if protocol else (),
             split=split.value,
             manifest=_read_manifests(manifest),
             device=device,
             trained_on=_trained_on(checkpoint, stage=meta["stage"]),
-            about={key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")},
+            about=about,
             on_progress=lambda done, total: on_progress("samples", done, total),
         )
     if as_json:
@@ -89,57 +108,6 @@ def evaluate(
     for made in summary_tables(summary):
         stdout().print(made)
     stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
-
-
-def summary_tables(summary: dict[str, Any]) -> Iterator["Table"]:
-    """What `d2st eval` prints: scores per data set and kind, per manipulation, and what was not or not fully scored."""
-    datasets = summary["datasets"]
-    scopes = [(name, kind, scope) for name, found in datasets.items() for kind, scope in found["kinds"].items()]
-    if len(datasets) > 1:
-        scopes += [("all", kind, scope) for kind, scope in summary["kinds"].items()]
-    rates = {"auc": "AUC", "eer": "EER", "average_precision": "AP", "accuracy": "accuracy", "f1": "F1"}
-    columns = ["data set", "kind", "real", "fake", *rates.values(), "frame AUC"]
-    rows = [
-        [name, kind, *_counts(scope), *(_with_interval(scope["video"], key) for key in rates), _number(scope["frame"]["auc"])]
-        for name, kind, scope in scopes
-    ]
-    yield table(f"Scores on the {summary['split']} split, by video_id (95 % interval)", columns, rows, right=columns[2:])
-
-    columns = ["data set", "kind", "manipulation", "real", "fake", "AUC", "frame AUC", "EER", "AP"]
-    rows = [
-        [name, kind, method, *_counts(scope), _with_interval(scope["video"], "auc"), _number(scope["frame"]["auc"])]
-        + [_number(scope["video"][key]) for key in ("eer", "average_precision")]
-        for name, kinds in summary["methods"].items()
-        for kind, methods in kinds.items()
-        for method, scope in methods.items()
-    ]
-    yield table("Per manipulation, each against the reals of its data set and kind", columns, rows, right=columns[3:])
-
-    samples = summary["samples"]
-    rows = [["scored", samples["scored"]], [f"of these padded: fewer than {samples['clip_frames']} frames", samples["padded"]]]
-    if samples["trained_on"]:
-        rows.append(["of these seen in training: the scores are too good", samples["trained_on"]])
-    rows += [[f"left out: {reason}", count] for reason, count in samples["dropped_by_reason"].items()] or [["left out", 0]]
-    yield table("Samples", ["", "count"], rows, right=["count"])
-
-    notes = [[f"{name} {kind}", scope["note"]] for name, kind, scope in scopes if scope["note"]]
-    if notes:
-        yield table("Not computed", ["where", "why"], notes)
-
-
-def _counts(scope: dict[str, Any]) -> list[int]:
-    return [scope["video"]["n_real"], scope["video"]["n_fake"]]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _with_interval(level: dict[str, Any], key: str) -> str:
-    interval = level["intervals"].get(key)
-    # the spaces are where a narrow terminal may break the line
-    low, high = (f"{bound:.3f}".removeprefix("0") for bound in interval) if interval else ("", "")
-    return f"{_number(level[key])} {low} - {high}" if interval else _number(level[key])
 
 
 def _training_cache(checkpoint: Path) -> Path:
@@ -153,6 +121,32 @@ def _training_cache(checkpoint: Path) -> Path:
         lost = "the cache was moved" if remembered else f"nothing beside {checkpoint.name} says which cache"
         raise RunError(f"can't tell what to score: {lost}", fix="Name the cache: --cache STORE")
     return checkpoint.parent / remembered
+
+
+def _validation(
+    checkpoint: Path, detector: "Detector", meta: dict[str, Any], *, split: Split, foreign: bool, relabelled: bool
+) -> "pl.DataFrame | None":
+    """Predictions of the run's own val split; None lets `evaluate_run` make them of the stores that it scores.
+
+    Those that `eval --split val` kept serve if they are of this checkpoint. With other caches to score the run's own is opened for them,
+    and where it is gone there are none: a temperature of other data's val split would not be the run's.
+    """
+    from d2st.adapter.evaluate.run import open_matching
+    from d2st.adapter.evaluate.score import PREDICTIONS
+    from d2st.adapter.evaluate.validation import kept_validation, score_validation
+    from d2st.cache.errors import RunError, StoreError
+
+    if (relabelled or split is Split.val) and not foreign:
+        return None
+    kept = kept_validation(checkpoint.parent / "eval-val", checkpoint=meta["checkpoint"])
+    if kept is not None or not foreign:
+        return kept
+    try:
+        store = open_matching(_training_cache(checkpoint), config=meta["config"], layers=meta["layers"])
+    except (RunError, StoreError):  # gone, or built anew with other options: told as the reason why there is no temperature
+        return PREDICTIONS.to_frame()
+    device = str(next(detector.parameters()).device)
+    return score_validation(detector, [store], layers=meta["layers"], clip_frames=meta["clip_frames"], device=device)
 
 
 def _trained_on(checkpoint: Path, *, stage: int) -> set[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from d2st.adapter.evaluate.metrics import Array, Tally, tally
 
-__all__ = ["bootstrap_intervals"]
+__all__ = ["bootstrap_intervals", "bootstrap_values", "central"]
 
 CHUNK_WEIGHTS = 1_000_000  # weights held at once: 8 MB an array, whatever the number of frames
 
@@ -30,15 +30,32 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The central `confidence` interval of each metric: name -> (low, high), the same for the same `seed`.
+    """The central `confidence` interval of each metric: name -> (low, high), the same for the same `seed`; arguments and nan as in
+    `bootstrap_values`, and nan too where a metric is undefined in every resample."""
+    values = bootstrap_values(labels, scores, groups, metrics, resamples=resamples, seed=seed)
+    return {name: central(found, confidence=confidence) for name, found in values.items()}
+
+
+def bootstrap_values(
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    metrics: Mapping[str, Callable[[Tally], Array]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Each metric of each resample, name -> (resamples,).
+
+    What is drawn depends on the labels, the groups and `seed` alone: other scores of the same samples meet the same resamples, which is
+    what makes differences paired.
 
     Args:
         labels, scores: (N,) as in `metrics.tally`.
         groups: (N,) anything that compares: what is drawn as a whole, such as video_id. Groups of both classes are a third stratum.
         metrics: functions of a Tally whose arrays are (R, U).
 
-    (nan, nan) where a class has fewer than two groups: drawing one video from one says nothing about other videos. The same where a
-    metric is undefined in every resample.
+    All nan where a class has fewer than two groups: drawing one video from one says nothing about other videos.
     """
     y = np.asarray(labels)
     counts = tally(y, scores)
@@ -47,7 +64,7 @@ def bootstrap_intervals(
     has_fake = np.bincount(group, weights=y == 1, minlength=names.size) > 0
     has_real = np.bincount(group, weights=y == 0, minlength=names.size) > 0
     if min(has_fake.sum(), has_real.sum()) < 2:
-        return dict.fromkeys(metrics, (float("nan"), float("nan")))
+        return {name: np.full(resamples, np.nan) for name in metrics}
 
     strata = [np.flatnonzero(inside) for inside in (has_real & ~has_fake, has_fake & ~has_real, has_real & has_fake)]
     first = np.searchsorted(np.asarray(scores, dtype=np.float64)[order], counts.scores)  # (U,) where each distinct score begins
@@ -63,8 +80,16 @@ def bootstrap_intervals(
         resampled = Tally(counts.scores, both - fakes, fakes)
         for name, metric in metrics.items():
             values[name].append(metric(resampled))
-    tail = (1 - confidence) / 2
-    return {name: _quantiles(np.concatenate(parts), tail) for name, parts in values.items()}
+    return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def central(values: Array, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval that leaves out as many of the values (R,) below as above; nan values are passed over, (nan, nan) for nothing else."""
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _draw(rngs: list[np.random.Generator], strata: list[npt.NDArray[np.int64]], groups: int, resamples: int) -> Array:
@@ -76,11 +101,3 @@ def _draw(rngs: list[np.random.Generator], strata: list[npt.NDArray[np.int64]], 
             picks = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
             drawn[:, members] = np.bincount(picks.ravel(), minlength=resamples * n).reshape(resamples, n)
     return drawn
-
-
-def _quantiles(values: Array, tail: float) -> tuple[float, float]:
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)

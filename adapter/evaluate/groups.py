@@ -29,10 +29,11 @@ def with_two_kinds(predictions: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_video(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row a `video_id`, sorted by it: `label`, and as `score` the mean over all samples that share it."""
+    """One row a `video_id`, sorted by it: `label`, and as `score` (and `calibrated`, where there is such a column) the mean over all
+    samples that share it."""
     # sorted first: the order of a sum is then the same whatever the order of the rows
     grouped = rows.sort("video_id", "sample_id").group_by("video_id", maintain_order=True)
-    return grouped.agg(pl.col("label").first(), pl.col("score").mean())
+    return grouped.agg(pl.col("label").first(), pl.col("^(score|calibrated)$").mean())
 
 
 def parts(rows: pl.DataFrame, column: str) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -2,11 +2,13 @@
 
 Every metric is one function of `Tally`, the weights of real and fake samples at each distinct score. Leading axes are allowed, so the very
 line that gives the estimate also gives a thousand bootstrap resamples at once, and ties can't be treated in two ways. Definitions follow
-scikit-learn (`roc_auc_score`, `average_precision_score`, `f1_score`) wherever it has one. What a metric can't say is nan, never 0.5 or 0:
-AUC, EER, average precision and TPR at FPR need both classes.
+scikit-learn (`roc_auc_score`, `average_precision_score`, `f1_score`, `brier_score_loss`) wherever it has one. What a metric can't say is
+nan, never 0.5 or 0: AUC, partial AUC, EER, average precision and TPR at FPR need both classes, Brier score and `calibration.ece` need
+probabilities.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,12 @@ __all__ = [
     "accuracy",
     "average_precision",
     "binary_auc",
+    "brier",
     "confusion",
     "eer",
     "f1",
+    "partial_auc",
+    "ratio",
     "roc_curve",
     "tally",
     "tpr_at_fpr",
@@ -40,6 +45,12 @@ class Tally:
     scores: Array
     real: Array
     fake: Array
+
+    @cached_property
+    def curve(self) -> tuple[Array, Array]:
+        """FPR and TPR (..., U + 1); most metrics read them, and a bootstrap asks for all metrics of one tally."""
+        fp, tp = _falling(self.real), _falling(self.fake)
+        return ratio(fp, fp[..., -1:]), ratio(tp, tp[..., -1:])
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,24 @@ def binary_auc(counts: Tally) -> Array:
     """Area under the ROC curve (...): P(fake scores above real) + P(tie) / 2, which is the Mann-Whitney U over n_real * n_fake
     (Hanley & McNeil 1982); nan for one class."""
     below = np.cumsum(counts.real, axis=-1) - counts.real / 2  # real weight below each score, and half of that at it
-    return _ratio(np.sum(counts.fake * below, axis=-1), counts.real.sum(-1) * counts.fake.sum(-1))
+    return ratio(np.sum(counts.fake * below, axis=-1), counts.real.sum(-1) * counts.fake.sum(-1))
 
 
 def roc_curve(counts: Tally) -> tuple[Array, Array]:
     """FPR and TPR (..., U + 1) as the threshold falls from above every score to the lowest: from (0, 0) to (1, 1). nan for one class."""
-    fp, tp = _falling(counts.real), _falling(counts.fake)
-    return _ratio(fp, fp[..., -1:]), _ratio(tp, tp[..., -1:])
+    return counts.curve
+
+
+def partial_auc(counts: Tally, max_fpr: float) -> Array:
+    """Area under the ROC curve up to `max_fpr` in (0, 1], standardised (...): 0.5 is chance, 1 perfect (McClish, Medical Decision Making
+    1989), as in `roc_auc_score(max_fpr=)`; nan for one class."""
+    fpr, tpr = roc_curve(counts)
+    steps, rises = np.diff(fpr, axis=-1), np.diff(tpr, axis=-1)  # (..., U)
+    inside = np.diff(np.minimum(fpr, max_fpr), axis=-1)  # of each step, what lies left of max_fpr
+    share = np.divide(inside, steps, out=np.zeros_like(steps), where=steps > 0)
+    area = np.sum(inside * (tpr[..., :-1] + share * rises / 2), axis=-1)
+    lowest, highest = max_fpr**2 / 2, max_fpr
+    return np.where(_one_class(counts), np.nan, (1 + (area - lowest) / (highest - lowest)) / 2)
 
 
 def eer(counts: Tally) -> Array:
@@ -91,7 +113,7 @@ def eer(counts: Tally) -> Array:
     before = np.maximum(after - 1, 0)
     g0, g1 = np.take_along_axis(gap, before, -1), np.take_along_axis(gap, after, -1)
     f0, f1_ = np.take_along_axis(fpr, before, -1), np.take_along_axis(fpr, after, -1)
-    return (f0 + _ratio(g0, g0 - g1) * (f1_ - f0))[..., 0]
+    return (f0 + ratio(g0, g0 - g1) * (f1_ - f0))[..., 0]
 
 
 def average_precision(counts: Tally) -> Array:
@@ -100,7 +122,7 @@ def average_precision(counts: Tally) -> Array:
     fp, tp = _falling(counts.real), _falling(counts.fake)
     precision = np.where(tp > 0, tp / np.maximum(tp + fp, 1e-300), 0.0)
     area = np.sum(np.diff(tp, axis=-1) * precision[..., 1:], axis=-1)
-    return np.where(fp[..., -1] > 0, _ratio(area, tp[..., -1]), np.nan)
+    return np.where(fp[..., -1] > 0, ratio(area, tp[..., -1]), np.nan)
 
 
 def tpr_at_fpr(counts: Tally, max_fpr: float) -> Array:
@@ -108,7 +130,7 @@ def tpr_at_fpr(counts: Tally, max_fpr: float) -> Array:
     class."""
     fpr, tpr = roc_curve(counts)
     best = np.max(np.where(fpr <= max_fpr, tpr, 0.0), axis=-1)
-    return np.where(np.isnan(fpr[..., -1]) | np.isnan(tpr[..., -1]), np.nan, best)
+    return np.where(_one_class(counts), np.nan, best)
 
 
 def confusion(counts: Tally, *, threshold: float = THRESHOLD) -> Confusion:
@@ -125,22 +147,35 @@ def confusion(counts: Tally, *, threshold: float = THRESHOLD) -> Confusion:
 def accuracy(counts: Tally) -> Array:
     """(TP + TN) / N at `THRESHOLD`; defined for one class, nan for no samples."""
     c = confusion(counts)
-    return _ratio(c.tp + c.tn, c.tp + c.tn + c.fp + c.fn)
+    return ratio(c.tp + c.tn, c.tp + c.tn + c.fp + c.fn)
 
 
 def f1(counts: Tally) -> Array:
     """F1 of the fake class at `THRESHOLD`, 2 TP / (2 TP + FP + FN); nan where nothing is fake and nothing is called fake."""
     c = confusion(counts)
-    return _ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
+    return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
+
+
+def brier(counts: Tally) -> Array:
+    """Mean squared distance of score and label (...), 0 to 1 (Brier 1950); defined for one class; nan for no samples, and for scores
+    outside [0, 1], which are no probabilities."""
+    if counts.scores.size and not 0 <= counts.scores[0] <= counts.scores[-1] <= 1:
+        return np.full(counts.real.shape[:-1], np.nan)
+    lost = counts.real @ counts.scores**2 + counts.fake @ (1 - counts.scores) ** 2
+    return ratio(lost, counts.real.sum(-1) + counts.fake.sum(-1))
+
+
+def ratio(above: Array, below: Array) -> Array:
+    """above / below, nan where below is 0."""
+    above, below = np.broadcast_arrays(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
+
+
+def _one_class(counts: Tally) -> npt.NDArray[np.bool_]:
+    return (counts.real.sum(-1) == 0) | (counts.fake.sum(-1) == 0)
 
 
 def _falling(weights: Array) -> Array:
     """Weight at or above each threshold, thresholds falling, with a leading 0: (..., U) -> (..., U + 1)."""
     total = np.cumsum(weights[..., ::-1], axis=-1)
     return np.concatenate([np.zeros((*total.shape[:-1], 1)), total], axis=-1)
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    """above / below, nan where below is 0."""
-    above, below = np.broadcast_arrays(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)

@@ -1,10 +1,10 @@
-"""ROC curves and score histograms as PNG, one panel a kind (images, videos), at video level.
+"""ROC curves, score histograms and reliability diagrams as PNG, one panel a kind (images, videos), at video level.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines also differ in dash, and fakes are hatched.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 
 import matplotlib as mpl
@@ -14,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from d2st.adapter.evaluate.calibration import BINS as RELIABILITY_BINS
+from d2st.adapter.evaluate.calibration import ece, reliability_bins, rescale
 from d2st.adapter.evaluate.groups import by_video, parts, per_method, with_two_kinds
 from d2st.adapter.evaluate.metrics import THRESHOLD, Tally, binary_auc, roc_curve, tally
 
-__all__ = ["roc_png", "score_histogram_png"]
+__all__ = ["STYLE", "png", "reliability_png", "roc_png", "score_histogram_png"]
 
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#8A8A8A"
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4F9A")
@@ -79,6 +81,35 @@ def score_histogram_png(predictions: pl.DataFrame, *, title: str) -> bytes:
     return _render(with_two_kinds(predictions), draw, title=title)
 
 
+def reliability_png(predictions: pl.DataFrame, *, temperature: float | None, title: str) -> bytes:
+    """The share of fakes among videos of like score, bin by bin, as scored and after `temperature`; a large mark is a full bin.
+
+    Calibrated scores lie on the diagonal.
+    """
+    looks = [("as scored", None, VERMILLION, "-", "o")]
+    if temperature is not None:
+        looks.append((f"temperature {temperature:.3g}", temperature, BLUE, "--", "s"))
+
+    def draw(axes: Axes, rows: pl.DataFrame) -> None:
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        for name, divisor, colour, dash, marker in looks:
+            counts = _tally(rows if divisor is None else rescale(rows, divisor))
+            used = [made for made in reliability_bins(counts) if made["count"]]
+            x, y = [made["mean_score"] for made in used], [made["share_fake"] for made in used]
+            size = np.array([made["count"] for made in used])
+            label = f"{name}: ECE {float(ece(counts)):.3f}"
+            axes.plot(
+                x, y, color=colour, linestyle=dash, linewidth=0.9, alpha=0.4
+            )  # few videos in a bin say little: marks lead
+            axes.plot([], [], color=colour, linestyle=dash, marker=marker, label=label)
+            axes.scatter(x, y, s=12 + 300 * size / size.sum(), color=colour, marker=marker, alpha=0.55, linewidths=0)
+        limits = {"xlim": (-0.03, 1.03), "ylim": (-0.03, 1.03), "aspect": "equal"}
+        axes.set(xlabel=f"mean score of a bin, P(fake); {RELIABILITY_BINS} bins", ylabel="share of fakes in it", **limits)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, fontsize=8, edgecolor="none")
+
+    return _render(with_two_kinds(predictions), draw, title=title)
+
+
 def _methods(rows: pl.DataFrame, *, several: bool) -> Iterator[tuple[str, float, Tally]]:
     """(name, AUC, tally) of each manipulation that has reals to be told from."""
     for dataset, part in parts(rows, "dataset"):
@@ -99,7 +130,7 @@ def _curve(axes: Axes, counts: Tally, *, label: str, **look: object) -> None:
     axes.plot(fpr, tpr, label=f"{binary_auc(counts):.3f}  {label}", **look)
 
 
-def _render(table: pl.DataFrame, draw, *, title: str) -> bytes:
+def _render(table: pl.DataFrame, draw: Callable[[Axes, pl.DataFrame], None], *, title: str) -> bytes:
     """One panel a kind; the same predictions give the same bytes."""
     panels = list(parts(table, "kind"))
     with mpl.rc_context(STYLE):
@@ -112,6 +143,11 @@ def _render(table: pl.DataFrame, draw, *, title: str) -> bytes:
             draw(axes, rows)
         if not panels:
             figure.text(0.5, 0.5, "no samples", ha="center", color=GREY)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure's bytes, the same for the same figure: nothing of the day or the program is in them."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -10,8 +10,10 @@ from typing import Any
 import polars as pl
 
 from d2st.adapter.evaluate.groups import check_groups
+from d2st.adapter.evaluate.protocol import PROTOCOLS
 from d2st.adapter.evaluate.score import score_samples
 from d2st.adapter.evaluate.summary import summarise
+from d2st.adapter.evaluate.validation import score_validation
 from d2st.adapter.evaluate.write import write_evaluation
 from d2st.adapter.nets.detector import Detector
 from d2st.cache.errors import ConfigError, FingerprintError
@@ -36,6 +38,8 @@ def evaluate_run(
     manifest: pl.DataFrame | None = None,
     device: str = "cpu",
     resamples: int = 1000,
+    validation: pl.DataFrame | None = None,
+    protocols: Collection[str] = (),
     about: Mapping[str, Any] | None = None,
     trained_on: Collection[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
@@ -48,6 +52,8 @@ def evaluate_run(
         layers: which cached layers the detector reads.
         title: heading of the plots.
         manifest: labels and splits to use instead of those the stores were built with; may cover several stores.
+        validation: predictions of the val split by the same detector, from which the temperature comes; None scores that of the stores.
+        protocols: names of `protocol.PROTOCOLS` by which to measure as well; they need the manifest's `path`.
         resamples: bootstrap resamples for each interval.
         trained_on: ids of samples that the detector has learnt from, to be counted.
         about: JSON values that say what was scored; kept in the summary, and no path belongs in it.
@@ -71,7 +77,23 @@ def evaluate_run(
             scored.append(score_samples(detector, loader, samples, clip_frames=clip_frames, on_progress=report))
         before += len(samples)
     predictions = pl.concat(scored)
-    numbers = summarise(predictions, clip_frames=clip_frames, rejected=dropped, trained_on=trained_on, resamples=resamples)
+    if validation is None and split != "val":
+        validation = score_validation(
+            detector, stores, layers=layers, clip_frames=clip_frames, manifest=manifest, device=device
+        )
+    numbers = summarise(
+        predictions,
+        clip_frames=clip_frames,
+        rejected=dropped,
+        trained_on=trained_on,
+        validation=validation,
+        resamples=resamples,
+    )
+    if protocols:
+        paths = pl.concat([samples.select("sample_id", "path") for samples in chosen])
+        numbers["protocols"] = {
+            name: PROTOCOLS[name](predictions, paths, clip_frames=clip_frames, summary=numbers) for name in protocols
+        }
     summary = {"split": split, "about": {**(about or {}), "caches": [store.path.name for store in stores]}, **numbers}
     write_evaluation(out_dir, predictions, summary, title=title)
     return summary

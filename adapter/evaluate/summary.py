@@ -6,6 +6,7 @@ them up: image benchmarks report frame AUC, most work since 2024 video AUC. What
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,24 @@ import polars as pl
 
 from d2st.adapter.evaluate import metrics
 from d2st.adapter.evaluate.bootstrap import bootstrap_intervals
+from d2st.adapter.evaluate.calibration import FITTED_ON, Temperature, ece, reliability_bins, rescale, validation_temperature
 from d2st.adapter.evaluate.groups import by_video, check_groups, parts, per_method, with_two_kinds
 
-__all__ = ["summarise"]
+__all__ = ["ESTIMATES", "summarise"]
 
 Estimate = Callable[[metrics.Tally], metrics.Array]
 
-FALSE_POSITIVE_RATES = (0.01, 0.05)
-ESTIMATES: dict[str, Estimate] = {
+PROPER: dict[str, Estimate] = {"brier": metrics.brier, "ece": ece}  # what a temperature changes
+ESTIMATES: dict[str, Estimate] = {  # a dotted name is a table: "tpr_at_fpr.0.01" is level["tpr_at_fpr"]["0.01"]
     "auc": metrics.binary_auc,
     "eer": metrics.eer,
     "average_precision": metrics.average_precision,
     "accuracy": metrics.accuracy,
     "f1": metrics.f1,
+    "tpr_at_fpr.0.01": partial(metrics.tpr_at_fpr, max_fpr=0.01),
+    "tpr_at_fpr.0.05": partial(metrics.tpr_at_fpr, max_fpr=0.05),
+    "partial_auc.0.1": partial(metrics.partial_auc, max_fpr=0.1),
+    **PROPER,
 }
 
 
@@ -35,6 +41,7 @@ def summarise(
     clip_frames: int,
     rejected: Mapping[str, int] | None = None,
     trained_on: Collection[str] = (),
+    validation: pl.DataFrame | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -43,30 +50,36 @@ def summarise(
     Returns:
         {"samples": {"scored", "real", "fake", "clip_frames", "padded", "trained_on", "dropped", "dropped_by_reason"},
          "overall": scope, "kinds": {kind: scope}, "datasets": {dataset: {"overall": scope, "kinds": {kind: scope}}},
-         "methods": {dataset: {kind: {method: scope}}}}
+         "methods": {dataset: {kind: {method: scope}}},
+         "calibration": {"temperature", "fitted_on", "samples", "datasets", "reason", "bins", "bins_calibrated"}}
         with kind "image" or "video" (folders of frames are videos), and scope = {"video": level, "frame": level, "note": str or null},
         level = {"n_real", "n_fake", "auc", "eer", "average_precision", "accuracy", "f1", "tpr_at_fpr": {"0.01", "0.05"},
+        "partial_auc": {"0.1"}, "brier", "ece", "calibrated": {"temperature", "fitted_on", "brier", "ece"} or null,
         "confusion": {"tn", "fp", "fn", "tp"}, "intervals": {metric: [low, high] or null}}. The video level counts groups of `video_id` (an
-        image on its own is one), the frame level counts frames. The 95 % intervals of both draw whole groups; frames have one
-        for AUC alone.
+        image on its own is one), the frame level counts frames. The 95 % intervals of both draw whole groups; they have every metric, with
+        dotted names where it lies deeper ("tpr_at_fpr.0.01", "calibrated.ece").
+        In `calibration`, `reason` says why `temperature` (and with it each "calibrated" and "bins_calibrated") is null; the bins
+        (`reliability_bins`) are those of all videos.
 
     Args:
         rejected: samples of this split that never reached the detector, reason -> count.
         trained_on: ids of samples that the detector has learnt from; of those scored, `samples.trained_on` says how many they are.
+        validation: predictions of the val split by the same detector, from which the temperature comes (`validation_temperature`).
 
     Raises:
         ManifestError: a `video_id` holds real and fake samples.
-        ValueError: a score is NaN.
+        ValueError: a score is NaN, or `validation` is not the val split.
     """
     check_groups(predictions)
-    table = with_two_kinds(predictions)
+    temperature = validation_temperature(validation, predictions)
+    table = _with_calibrated(with_two_kinds(predictions), temperature.value)
     dropped = dict(sorted((rejected or {}).items()))
     known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def scope(rows: pl.DataFrame) -> dict[str, Any]:
         ids = tuple(rows["sample_id"].sort())  # with one data set or one kind, several scopes are the same rows
         if ids not in known:
-            known[ids] = _scope(rows, resamples=resamples, seed=seed)
+            known[ids] = _scope(rows, temperature=temperature.value, resamples=resamples, seed=seed)
         return known[ids]
 
     datasets, methods = {}, {}
@@ -89,36 +102,75 @@ def summarise(
         "kinds": {kind: scope(part) for kind, part in parts(table, "kind")},
         "datasets": datasets,
         "methods": methods,
+        "calibration": _calibration(table, temperature),
     }
 
 
-def _scope(rows: pl.DataFrame, **options: int) -> dict[str, Any]:
+def _with_calibrated(table: pl.DataFrame, temperature: float | None) -> pl.DataFrame:
+    """With `calibrated` and `calibrated_frames`, where there is a temperature, beside `score` and `frame_scores`."""
+    if temperature is None:
+        return table
+    cooled = rescale(table, temperature)
+    return table.with_columns(calibrated=cooled["score"], calibrated_frames=cooled["frame_scores"])
+
+
+def _calibration(table: pl.DataFrame, temperature: Temperature) -> dict[str, Any]:
+    videos = by_video(table)
+    labels = videos["label"].to_numpy()
+    return {
+        "temperature": temperature.value,
+        "fitted_on": FITTED_ON,
+        "samples": temperature.samples,
+        "datasets": list(temperature.datasets),
+        "reason": temperature.reason,
+        **{
+            name: reliability_bins(metrics.tally(labels, videos[column].to_numpy())) if column in videos.columns else None
+            for name, column in (("bins", "score"), ("bins_calibrated", "calibrated"))
+        },
+    }
+
+
+def _scope(rows: pl.DataFrame, **options: Any) -> dict[str, Any]:
     videos = by_video(rows)
-    frames = rows.sort("video_id", "sample_id").select("video_id", "label", score="frame_scores").explode("score")
+    lists = {new: old for new, old in (("score", "frame_scores"), ("calibrated", "calibrated_frames")) if old in rows.columns}
+    frames = rows.sort("video_id", "sample_id").select("video_id", "label", **lists).explode(*lists)
     counts = [int((rows["label"] == label).sum()) for label in (0, 1)]
     note = None if all(counts) else "no samples" if not any(counts) else f"only {'fake' if counts[1] else 'real'} samples"
     if note:
         note += ": AUC, EER, average precision and TPR need both classes"
-    video = _level(videos, ESTIMATES, **options)
+    video = _level(videos, **options)
     # images on their own: a frame is a video, and there is nothing new to count
-    frame = video if frames.equals(videos) else _level(frames, {"auc": metrics.binary_auc}, **options)
-    return {"video": video, "frame": frame, "note": note}
+    return {"video": video, "frame": video if frames.equals(videos) else _level(frames, **options), "note": note}
 
 
-def _level(rows: pl.DataFrame, bounded: Mapping[str, Estimate], **options: int) -> dict[str, Any]:
-    labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    counts = metrics.tally(labels, scores)
-    intervals = bootstrap_intervals(labels, scores, rows["video_id"].rle_id().to_numpy(), bounded, **options)
+def _level(rows: pl.DataFrame, *, temperature: float | None, **options: int) -> dict[str, Any]:
+    labels, groups = rows["label"].to_numpy(), rows["video_id"].rle_id().to_numpy()
+    counts, found, intervals = _measure(labels, rows["score"].to_numpy(), groups, ESTIMATES, **options)
     made = metrics.confusion(counts)
+    calibrated = None
+    if temperature is not None:
+        _, proper, bounds = _measure(labels, rows["calibrated"].to_numpy(), groups, PROPER, **options)
+        calibrated = {"temperature": temperature, "fitted_on": FITTED_ON, **proper}
+        intervals |= {f"calibrated.{name}": bound for name, bound in bounds.items()}
     return {
         "n_real": int(counts.real.sum()),
         "n_fake": int(counts.fake.sum()),
-        **{name: _number(estimate(counts)) for name, estimate in ESTIMATES.items()},
-        "tpr_at_fpr": {f"{rate:g}": _number(metrics.tpr_at_fpr(counts, rate)) for rate in FALSE_POSITIVE_RATES},
+        **found,
+        "calibrated": calibrated,
         "confusion": {name: int(getattr(made, name)) for name in ("tn", "fp", "fn", "tp")},
-        "intervals": {name: None if math.isnan(low) else [low, high] for name, (low, high) in intervals.items()},
+        "intervals": intervals,
     }
 
 
-def _number(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _measure(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, estimates: Mapping[str, Estimate], **options: int
+) -> tuple[metrics.Tally, dict[str, Any], dict[str, list[float] | None]]:
+    """The tally, its metrics with dotted names unfolded into tables, and their intervals by dotted name."""
+    counts = metrics.tally(labels, scores)
+    found: dict[str, Any] = {}
+    for name, estimate in estimates.items():
+        outer, _, inner = name.partition(".")
+        value = estimate(counts)
+        (found.setdefault(outer, {}) if inner else found)[inner or outer] = None if np.isnan(value) else float(value)
+    bounds = bootstrap_intervals(labels, scores, groups, estimates, **options)
+    return counts, found, {name: None if math.isnan(low) else [low, high] for name, (low, high) in bounds.items()}

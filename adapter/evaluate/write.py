@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from d2st.adapter.evaluate.plots import roc_png, score_histogram_png
+from d2st.adapter.evaluate.plots import reliability_png, roc_png, score_histogram_png
 from d2st.cache.files import atomic_file, write_atomic
 
 __all__ = ["predictions_csv", "write_evaluation"]
@@ -17,6 +17,8 @@ __all__ = ["predictions_csv", "write_evaluation"]
 
 def write_evaluation(out_dir: Path, predictions: pl.DataFrame, summary: dict[str, Any], *, title: str) -> dict[str, Path]:
     """Write everything into `out_dir`, over what an earlier evaluation left there; returns what was written, by name.
+
+    `summary` is what `summarise` gives.
 
     Raises:
         StoreError: the disk is full or not writable.
@@ -27,6 +29,7 @@ def write_evaluation(out_dir: Path, predictions: pl.DataFrame, summary: dict[str
         "predictions_csv": out_dir / "predictions.csv",
         "roc": out_dir / "plots" / "roc.png",
         "scores": out_dir / "plots" / "scores.png",
+        "reliability": out_dir / "plots" / "reliability.png",
         "metrics": out_dir / "metrics.json",
     }
     document = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -36,6 +39,8 @@ def write_evaluation(out_dir: Path, predictions: pl.DataFrame, summary: dict[str
     write_atomic(files["predictions_csv"], predictions_csv(predictions).encode())
     write_atomic(files["roc"], roc_png(predictions, title=title))
     write_atomic(files["scores"], score_histogram_png(predictions, title=title))
+    temperature = summary["calibration"]["temperature"]
+    write_atomic(files["reliability"], reliability_png(predictions, temperature=temperature, title=title))
     write_atomic(files["metrics"], document.encode())
     return files
 

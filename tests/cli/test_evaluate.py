@@ -115,7 +115,8 @@ def test_finds_the_last_stage_and_its_cache_and_shows_the_scores(run):
         assert word in shown
     out = run / "stage2" / "eval-test"
     assert {p.relative_to(out).as_posix() for p in out.rglob("*.*")} == {
-        "predictions.parquet", "predictions.csv", "metrics.json", "plots/roc.png", "plots/scores.png"
+        "predictions.parquet", "predictions.csv", "metrics.json", "plots/roc.png", "plots/scores.png",
+        "plots/reliability.png"
     }  # fmt: skip
     assert json.loads((out / "metrics.json").read_text())["datasets"]["faces"]["kinds"]["video"]["video"]["auc"] > 0.9
 
@@ -152,6 +153,44 @@ def test_says_so_when_it_scores_what_was_trained_on(run):
     seen.write_parquet(run / "stage1" / "samples.parquet")  # an earlier stage counts too
     assert "seen in training" in call(run, "--device", "cpu")
     assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 2
+
+
+def with_val(store):
+    """Every fourth sample becomes val, and manifests of real life have paths."""
+    rows = store.manifest().with_row_index("n")
+    val = pl.when(pl.col("n") % 4 == 3).then(pl.lit("val")).otherwise(pl.lit("test"))
+    store.write_manifest(rows.with_columns(split=val, path=pl.format("x/{}/0.png", "sample_id")).drop("n"))
+
+
+def test_the_temperature_comes_from_the_runs_own_val_split(run, tmp_path):
+    with_val(Store.open(tmp_path / "faces.d2st"))
+    made = json.loads(call(run, "--device", "cpu", "--json"))
+    assert (made["calibration"]["samples"], made["calibration"]["datasets"]) == (4, ["faces"])
+    # of other data too, whether or not that has a val split
+    make_store(tmp_path / "wild.d2st", "wild")
+    wild = json.loads(call(run, "--cache", tmp_path / "wild.d2st", "--device", "cpu", "--json"))
+    assert wild["calibration"] | {"bins": 0, "bins_calibrated": 0} == made["calibration"] | {"bins": 0, "bins_calibrated": 0}
+    # and what an evaluation of val left is taken instead of scoring again, by the same checkpoint alone
+    call(run, "--split", "val", "--device", "cpu")
+    kept = run / "stage2" / "eval-val" / "predictions.parquet"
+    pl.read_parquet(kept).head(3).write_parquet(kept)
+    assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 3
+    metrics = kept.parent / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"checkpoint": "', '"checkpoint": "0'))
+    assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 4
+    # without its own cache there is none, rather than that of other data
+    shutil.rmtree(tmp_path / "faces.d2st")
+    with_val(Store.open(tmp_path / "wild.d2st"))
+    lost = json.loads(call(run, "--cache", tmp_path / "wild.d2st", "--device", "cpu", "--json"))["calibration"]
+    assert (lost["temperature"], lost["samples"]) == (None, 0)
+
+
+def test_protocol_is_shown_beside_ours_with_the_reasons(run, tmp_path):
+    with_val(Store.open(tmp_path / "faces.d2st"))
+    shown = call(run, "--protocol", "deepfakebench", "--device", "cpu")
+    for word in ("As deepfakebench measures", "clip AUC", "images dropped", "nearest to equality"):
+        assert word in shown
+    assert "As deepfakebench" not in call(run, "--device", "cpu")
 
 
 def test_a_cache_that_is_gone_asks_for_one(run, tmp_path):

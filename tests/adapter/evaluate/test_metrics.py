@@ -1,17 +1,24 @@
 """The metrics are those that scikit-learn and the papers mean."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 
 from d2st.adapter.evaluate import metrics
+from d2st.adapter.evaluate.calibration import BINS, ece, reliability_bins
 
 # few distinct values make ties and duplicates the rule; the floats add near-ties and both signs of zero
 SCORES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(-1e3, 1e3))
 SAMPLES = st.lists(st.tuples(st.integers(0, 1), SCORES), min_size=1, max_size=60)
 BOTH = SAMPLES.filter(lambda rows: len({label for label, _ in rows}) == 2)
+# the edges of the bins too
+SHARES = st.one_of(st.sampled_from([0.0, 1 / 15, 0.2, 0.5, 14 / 15, 1.0]), st.floats(0, 1))
+SCORED = st.lists(st.tuples(st.integers(0, 1), SHARES), min_size=1, max_size=60)
 
 
 def split(rows):
@@ -40,6 +47,39 @@ def test_curve_agrees_with_scikit_learn(rows, limit):
     np.testing.assert_allclose(ours[0], fpr)
     np.testing.assert_allclose(ours[1], tpr)
     assert metrics.tpr_at_fpr(metrics.tally(y, s), limit) == pytest.approx(tpr[fpr <= limit].max())
+
+
+@given(BOTH, st.sampled_from([0.01, 0.05, 0.1, 0.37, 1.0]))
+def test_partial_auc_agrees_with_scikit_learn(rows, limit):
+    y, s = split(rows)
+    assert metrics.partial_auc(metrics.tally(y, s), limit) == pytest.approx(
+        reference.roc_auc_score(y, s, max_fpr=limit), abs=1e-12
+    )
+
+
+@given(SCORED)
+def test_brier_and_ece_agree_with_scikit_learn(rows):
+    """Of one class alone too: both are means over samples."""
+    y, s = split(rows)
+    counts = metrics.tally(y, s)
+    assert metrics.brier(counts) == pytest.approx(reference.brier_score_loss(y, s, pos_label=1), abs=1e-12)
+    share, mean = calibration_curve(y, s, n_bins=BINS)
+    used = [made for made in reliability_bins(counts) if made["count"]]
+    np.testing.assert_allclose([made["share_fake"] for made in used], share, atol=1e-12)
+    np.testing.assert_allclose([made["mean_score"] for made in used], mean, atol=1e-12)
+    count = np.array([made["count"] for made in used])
+    assert count.sum() == y.size
+    assert ece(counts) == pytest.approx(np.sum(count * np.abs(share - mean)) / y.size, abs=1e-12)
+
+
+@given(BOTH)
+def test_duplicates_change_nothing(rows):
+    """Every sample twice: counts double, rates stay."""
+    y, s = split(rows)
+    once, twice = metrics.tally(y, s), metrics.tally(np.tile(y, 2), np.tile(s, 2))
+    rates = [metrics.binary_auc, metrics.eer, metrics.average_precision, metrics.accuracy, metrics.brier, ece]
+    for rate in [*rates, partial(metrics.partial_auc, max_fpr=0.1), partial(metrics.tpr_at_fpr, max_fpr=0.05)]:
+        assert rate(twice) == pytest.approx(float(rate(once)), abs=1e-12, nan_ok=True)
 
 
 @given(BOTH)
@@ -80,15 +120,24 @@ def test_known_values():
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_is_nan_where_two_are_needed(label):
     counts = metrics.tally([label] * 3, [0.2, 0.6, 0.9])
-    needs_both = [metrics.binary_auc, metrics.eer, metrics.average_precision, lambda c: metrics.tpr_at_fpr(c, 0.05)]
+    needs_both = [metrics.binary_auc, metrics.eer, metrics.average_precision]
+    needs_both += [partial(metrics.tpr_at_fpr, max_fpr=0.05), partial(metrics.partial_auc, max_fpr=0.1)]
     assert all(np.isnan(metric(counts)) for metric in needs_both)
     assert metrics.accuracy(counts) == pytest.approx([1 / 3, 2 / 3][label])
 
 
 def test_nothing_at_all_is_nan():
     counts = metrics.tally([], [])
-    for metric in (metrics.binary_auc, metrics.eer, metrics.average_precision, metrics.accuracy, metrics.f1):
+    rates = [metrics.binary_auc, metrics.eer, metrics.average_precision, metrics.accuracy, metrics.f1, metrics.brier, ece]
+    for metric in [*rates, partial(metrics.partial_auc, max_fpr=0.1), partial(metrics.tpr_at_fpr, max_fpr=0.05)]:
         assert np.isnan(metric(counts))
+    assert {made["count"] for made in reliability_bins(counts)} == {0}
+
+
+def test_what_is_no_probability_has_no_calibration():
+    counts = metrics.tally([0, 1], [-0.2, 0.7])
+    assert np.isnan(metrics.brier(counts))
+    assert np.isnan(ece(counts))
 
 
 def test_half_is_called_real():

@@ -6,10 +6,13 @@ import struct
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from d2st.adapter.evaluate.calibration import fit_temperature
 from d2st.adapter.evaluate.run import check_store, choose_samples, evaluate_run
 from d2st.adapter.evaluate.score import PREDICTIONS
-from d2st.cache.errors import ConfigError, FingerprintError
+from d2st.adapter.evaluate.validation import checkpoint_digest, kept_validation, score_validation
+from d2st.cache.errors import ConfigError, FingerprintError, RunError
 from d2st.cache.store import Store
 
 LAYERS = ("block_1", "block_3")
@@ -45,7 +48,7 @@ def test_writes_everything_and_says_the_same_everywhere(tmp_path, make_store, co
     ].to_list()
     assert back["identity"].to_list() == [" ".join(names) for names in table["identity"]]
 
-    for name in ("roc", "scores"):
+    for name in ("roc", "scores", "reliability"):
         width, height = png_size(out / "plots" / f"{name}.png")
         assert width > 1000  # two panels
         assert height > 500
@@ -64,7 +67,7 @@ def test_plots_show_the_data(tmp_path, make_store, corpus, make_detector):
     from PIL import Image
 
     run(make_detector("linear_probe"), [make_store(tmp_path / "c", corpus())], tmp_path / "out")
-    for name in ("roc", "scores"):
+    for name in ("roc", "scores", "reliability"):
         pixels = np.asarray(Image.open(tmp_path / "out" / "plots" / f"{name}.png").convert("RGB")).reshape(-1, 3)
         colourful = (pixels.max(1).astype(int) - pixels.min(1) > 60).mean()
         assert 0.0005 < colourful < 0.5
@@ -123,3 +126,61 @@ def test_a_cache_of_another_kind_is_refused_by_field(tmp_path, make_store, corpu
     assert caught.value.fields == ["backbone"]
     with pytest.raises(FingerprintError, match="lacks the layers block_9"):
         check_store(Store.open(store.path), config=config, layers=["block_9"])
+
+
+@pytest.fixture
+def split_store(tmp_path, make_store, corpus):
+    """24 samples in test and 24 in val, and a detector that is wrong now and then, so that a temperature exists."""
+    rows = [*corpus("made"), *corpus("other", split="val")]
+    return make_store(tmp_path / "split.d2st", rows)
+
+
+def test_the_temperature_is_that_of_the_val_split(tmp_path, split_store, make_detector):
+    detector = make_detector("linear_probe")
+    with torch.no_grad():
+        detector.head.linear.weight[:, 1:] = 0.0  # one noisy channel of eight
+    summary = run(detector, [split_store], tmp_path / "out")
+    val = score_validation(detector, [split_store], layers=LAYERS, clip_frames=8)
+    assert set(val["split"]) == {"val"}
+    assert len(val) == 24
+    assert summary["calibration"]["temperature"] == fit_temperature(val["label"].to_numpy(), val["logit"].to_numpy())
+    assert summary["calibration"]["datasets"] == ["other"]
+    # the same with other labels in test: nothing of what is scored had a say
+    turned = split_store.manifest().with_columns(
+        label=pl.when(pl.col("split") == "test").then(1 - pl.col("label")).otherwise("label").cast(pl.Int8)
+    )
+    again = run(detector, [split_store], tmp_path / "turned", manifest=turned)
+    assert again["calibration"]["temperature"] == summary["calibration"]["temperature"]
+    assert again["overall"]["video"]["auc"] != summary["overall"]["video"]["auc"]
+    own = run(detector, [split_store], tmp_path / "val", split="val")
+    assert own["calibration"]["temperature"] is None
+    assert "val split" in own["calibration"]["reason"]
+
+
+def test_kept_validation_serves_for_its_own_checkpoint_alone(tmp_path, split_store, make_detector):
+    detector, out = make_detector("linear_probe"), tmp_path / "eval-val"
+    checkpoint = tmp_path / "best.safetensors"
+    checkpoint.write_bytes(b"weights")
+    digest = checkpoint_digest(checkpoint)
+    assert kept_validation(out, checkpoint=digest) is None
+    run(detector, [split_store], out, split="val", about={"checkpoint": digest})
+    kept = kept_validation(out, checkpoint=digest)
+    assert kept.equals(score_validation(detector, [split_store], layers=LAYERS, clip_frames=8))
+    checkpoint.write_bytes(b"other weights")
+    assert kept_validation(out, checkpoint=checkpoint_digest(checkpoint)) is None
+    run(detector, [split_store], tmp_path / "eval-test", about={"checkpoint": digest})
+    assert kept_validation(tmp_path / "eval-test", checkpoint=digest) is None
+    (out / "predictions.parquet").write_bytes(b"")
+    with pytest.raises(RunError, match="damaged"):
+        kept_validation(out, checkpoint=digest)
+
+
+def test_a_protocol_stands_beside_our_numbers(tmp_path, make_store, corpus, make_detector):
+    rows = [row | {"path": f"x/{row['method']}/{row['sample_id'][-2:]}/0.png"} for row in corpus()]
+    store = make_store(tmp_path / "c", rows)
+    summary = run(make_detector("linear_probe"), [store], tmp_path / "out", protocols=["deepfakebench"])
+    made = summary["protocols"]["deepfakebench"]["datasets"]["made"]
+    assert made["dropped_images"] == 12
+    assert made["dropped_videos"] == summary["samples"]["padded"] == 6
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == summary
+    assert "protocols" not in run(make_detector("linear_probe"), [store], tmp_path / "plain")

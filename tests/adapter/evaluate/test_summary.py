@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from d2st.adapter.evaluate.summary import summarise
+from d2st.adapter.evaluate.summary import ESTIMATES, summarise
 from d2st.cache.errors import ManifestError
 
 ROWS = [
@@ -94,8 +94,11 @@ def test_intervals_hold_the_estimate_and_the_order_of_rows_does_not_matter(predi
     table = predictions(ROWS)
     first = summarise(table, clip_frames=2, resamples=200)
     level = first["overall"]["video"]
+    assert set(level["intervals"]) == set(ESTIMATES)
     for name, (low, high) in level["intervals"].items():
-        assert low <= level[name] <= high
+        outer, _, inner = name.partition(".")
+        assert low <= (level[outer][inner] if inner else level[outer]) <= high
+    assert set(first["overall"]["frame"]["intervals"]) == set(ESTIMATES)
     assert summarise(table.sample(fraction=1.0, shuffle=True, seed=5), clip_frames=2, resamples=200) == first
 
 

@@ -1,0 +1,157 @@
+"""Two or more runs on the same samples: what each measures, whether the difference could be chance, and where each was trained and tested.
+
+Reads the predictions that `d2st eval` left, and scores nothing. Only samples that all runs have scored are compared, and how many that
+leaves out of each run is told; predictions of an older checkpoint than the one that lies there are refused.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from d2st.adapter.evaluate.delong import delong_test
+from d2st.adapter.evaluate.groups import by_video, check_groups
+from d2st.adapter.evaluate.matrix import Row, cross_matrices
+from d2st.adapter.evaluate.paired import holm, paired_differences
+from d2st.adapter.evaluate.score import PREDICTIONS
+from d2st.adapter.evaluate.summary import ESTIMATES
+from d2st.adapter.evaluate.validation import checkpoint_digest
+from d2st.cache.errors import ConfigError, ManifestError, RunError, StoreError, UnknownNameError
+from d2st.cache.store import Store
+
+__all__ = ["Scored", "compare", "read_scored"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run as it was evaluated. `name` is RUN/stageN; `trained` as in `matrix.Row`; predictions of all its evaluations of one split."""
+
+    name: str
+    stage: int
+    adapter: str
+    predictions: pl.DataFrame
+    trained: frozenset[tuple[str, str]] | None
+
+
+def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """{"metric", "samples": {"common", "videos", "lost": {run: count}}, "runs": [{"run", "stage", "adapter", "value", "interval",
+    "difference", "difference_interval", "delong": {"difference", "standard_error", "z", "p", "p_holm"} or null}], "datasets": matrix,
+    "methods": matrix} (`cross_matrices`). Values are of videos; differences are to the first run, whose own are null; DeLong's test is of
+    the AUC whatever the metric is, its p corrected by Holm's method for there being several.
+
+    Raises:
+        ConfigError: fewer than two runs, a run twice, or no sample that all have scored.
+        ManifestError: two runs do not agree on what a sample is, or a `video_id` holds real and fake samples.
+        UnknownNameError: there is no such metric.
+    """
+    if metric not in ESTIMATES:
+        raise UnknownNameError("metric", metric, list(ESTIMATES))
+    names = [run.name for run in runs]
+    if len(runs) < 2 or len(set(names)) < len(names):
+        raise ConfigError(
+            f"at least two different runs are compared, got {', '.join(names)}",
+            fix="Name each run once; runs of one name in two folders can't be told apart, so rename one",
+        )
+    tables = _common([run.predictions for run in runs], names)
+    check_groups(tables[0])
+    videos = [by_video(table) for table in tables]  # sorted by video_id, so rows match
+    labels = videos[0]["label"].to_numpy()
+    scores = np.stack([part["score"].to_numpy() for part in videos])  # (K, N)
+    groups = np.arange(labels.size)
+    found = paired_differences(labels, scores, groups, ESTIMATES[metric], resamples=resamples, seed=seed)
+    tests = [delong_test(labels, row, scores[0]) for row in scores[1:]]
+    corrected = holm([test.p for test in tests])
+    rows = []
+    for place, (run, made) in enumerate(zip(runs, found, strict=True)):
+        row = {"run": run.name, "stage": run.stage, "adapter": run.adapter}
+        row |= {"value": _number(made.value), "interval": _interval(made.interval)}
+        row |= {"difference": None, "difference_interval": None, "delong": None}
+        if place:
+            test = tests[place - 1]
+            row |= {"difference": _number(made.difference), "difference_interval": _interval(made.difference_interval)}
+            row["delong"] = {name: _number(getattr(test, name)) for name in ("difference", "standard_error", "z", "p")}
+            row["delong"]["p_holm"] = _number(corrected[place - 1])
+        rows.append(row)
+    lost = {run.name: len(run.predictions) - len(tables[0]) for run in runs}
+    matrices = cross_matrices([Row(run.name, run.predictions, run.trained) for run in runs], resamples=resamples, seed=seed)
+    return {
+        "metric": metric,
+        "samples": {"common": len(tables[0]), "videos": len(labels), "lost": lost},
+        "runs": rows,
+        **matrices,
+    }
+
+
+def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any]) -> Scored:
+    """A run's predictions in eval-SPLIT, and of samples that are not there in eval-SPLIT-* (other caches), beside its checkpoint.
+
+    Args:
+        about: the checkpoint's meta: stage and adapter.
+
+    Raises:
+        RunError: there is no such evaluation, it is damaged, or it is of another checkpoint.
+    """
+    folder, digest = checkpoint.parent, checkpoint_digest(checkpoint)
+    command = f"d2st eval {checkpoint} --split {split}"
+    own = folder / f"eval-{split}"
+    if not (own / "metrics.json").is_file():
+        raise RunError(f"{folder} has no evaluation of the {split} split", fix=f"Run `{command}` first")
+    predictions = PREDICTIONS.to_frame()
+    for place in (own, *sorted(folder.glob(f"eval-{split}-*"))):
+        if not (place / "metrics.json").is_file():
+            continue
+        try:
+            said = json.loads((place / "metrics.json").read_text(encoding="utf-8"))["about"].get("checkpoint", digest)
+            made = pl.read_parquet(place / "predictions.parquet").match_to_schema(PREDICTIONS)
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"the evaluation in {place} is damaged: {error}", fix=f"Remove it and run `{command}`") from error
+        if said != digest:
+            raise RunError(
+                f"the evaluation in {place} is of another checkpoint than {checkpoint}", fix=f"Run `{command}` again"
+            )
+        predictions = pl.concat([predictions, made.join(predictions, on="sample_id", how="anti")])
+    name = "/".join(folder.resolve().parts[-2:])
+    return Scored(name, about["stage"], about["adapter"], predictions, _trained(folder, stage=about["stage"]))
+
+
+def _trained(folder: Path, *, stage: int) -> frozenset[tuple[str, str]] | None:
+    """What this stage and those of its run before it were trained on, by the manifest of the store; None where either is not there."""
+    records = [folder.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
+    try:
+        where = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))["cache_path"]
+        manifest = Store.open(folder / where).manifest()
+        seen = [pl.read_parquet(path, columns=["sample_id", "split"]) for path in records if path.is_file()]
+    except (FileNotFoundError, KeyError, StoreError):
+        return None
+    if not seen:
+        return None
+    ids = pl.concat(seen).filter(pl.col("split") == "train").select("sample_id")
+    return frozenset(manifest.join(ids, on="sample_id", how="semi").select("dataset", "method").unique().iter_rows())
+
+
+def _common(tables: Sequence[pl.DataFrame], names: Sequence[str]) -> list[pl.DataFrame]:
+    """The rows of the samples that all have, in one order."""
+    shared = tables[0].select("sample_id")
+    for table in tables[1:]:
+        shared = shared.join(table, on="sample_id", how="semi")
+    if shared.is_empty():
+        raise ConfigError(f"no sample was scored by all of {', '.join(names)}", fix="Evaluate them on the same cache and split")
+    made = [table.join(shared, on="sample_id", how="semi").sort("sample_id") for table in tables]
+    for name, table in zip(names[1:], made[1:], strict=True):
+        for column in ("label", "video_id"):
+            if other := int((table[column] != made[0][column]).sum()):
+                what = f"{names[0]} and {name} do not agree on the {column} of {other} samples"
+                raise ManifestError(what, fix="Evaluate both with the same --manifest")
+    return made
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(bounds: tuple[float, float]) -> list[float] | None:
+    return None if np.isnan(bounds[0]) else [float(bound) for bound in bounds]
