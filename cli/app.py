@@ -2,7 +2,7 @@
 
 import typer
 
-from d2st.cli import cache, demo, doctor, evaluate, manifest, predict, train
+from d2st.cli import cache, compare, demo, doctor, evaluate, manifest, predict, report, train
 
 __all__ = ["app"]
 
@@ -14,6 +14,8 @@ Your own data:                d2st manifest scan ROOT --out faces.parquet
                               d2st cache build faces.parquet --cache faces.d2st
                               d2st train --cache faces.d2st --stage all
                               d2st eval runs/NAME
+                              d2st report runs/NAME
+                              d2st compare runs/NAME runs/OTHER
                               d2st predict VIDEO --run runs/NAME
 """
 
@@ -30,6 +32,8 @@ app.add_typer(manifest.app, name="manifest")
 app.add_typer(cache.app, name="cache")
 app.command(name="train")(train.train)
 app.command(name="eval")(evaluate.evaluate)
+app.command(name="compare")(compare.compare)
+app.command(name="report")(report.report)
 app.command(name="predict")(predict.predict)
 app.command(name="demo")(demo.demo)
 app.command(name="doctor")(doctor.doctor)

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = {"cli": "d2st.cli", "pipeline": "d2st.pipeline", "cache": "d2st.cache", "adapter": "d2st.adapter"}
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-DATA_SUFFIXES = {".toml", ".json", ".typed"}
+DATA_SUFFIXES = {".toml", ".json", ".typed", ".html", ".css", ".js"}
 
 
 def installed_path(path):
