@@ -47,7 +47,8 @@ def evaluate(
     """Score a split with a trained run: AUC, EER, average precision, accuracy, F1, per data set and per manipulation.
 
     RUN is runs/NAME (its highest stage), runs/NAME/stageN, or a checkpoint file. Intervals hold 95 % of 1,000 bootstrap resamples of whole
-    videos. Writes predictions (Parquet and CSV), metrics.json and plots (ROC curves, score histograms).
+    videos. Where the split holds both images and videos, the gap between them is told too. Writes predictions (Parquet and CSV),
+    metrics.json and plots (ROC curves, score histograms).
 
     \b
     Examples:
@@ -59,6 +60,7 @@ def evaluate(
     """
     from d2st.adapter.evaluate.run import evaluate_run, open_matching
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
+    from d2st.adapter.train.log import gap_line
     from d2st.cache.device import pick_device
     from d2st.cli.progress import phases
 
@@ -80,6 +82,7 @@ def evaluate(
             manifest=_read_manifests(manifest),
             device=device,
             trained_on=_trained_on(checkpoint, stage=meta["stage"]),
+            gap=True,
             about={key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")},
             on_progress=lambda done, total: on_progress("samples", done, total),
         )
@@ -88,6 +91,8 @@ def evaluate(
         return
     for made in summary_tables(summary):
         stdout().print(made)
+    if summary["gap"]:
+        stdout().print(gap_line(summary["gap"]), markup=False, soft_wrap=True)
     stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
 
 

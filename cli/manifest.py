@@ -82,6 +82,8 @@ def scan(
     from d2st.pipeline.manifest import check_manifest, counts, scan_folder, write_manifest
 
     out = out or Path(f"{root.resolve().name or 'manifest'}.parquet")
+    if out.suffix.lower() != ".parquet":
+        raise typer.BadParameter(f"{out}: a manifest is a Parquet file, name it .parquet", param_hint="--out")
     made = scan_folder(root, dataset=dataset, identity=identity, split=split, frames_folders=frames_folders, probe=probe)
     write_manifest(made.manifest, out, root=root)
     summary = counts(made.manifest)
