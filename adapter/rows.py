@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["PADDING", "clip_rows", "pad_rows"]
+__all__ = ["PADDING", "clip_rows", "clip_table", "pad_rows"]
 
 PADDING = -1  # a place in a clip that no frame fills; always a suffix
 
@@ -26,6 +26,17 @@ def clip_rows(start: int, frames_cached: int, clip_frames: int) -> list[int]:
     if frames_cached <= clip_frames:
         return list(range(start, start + frames_cached))
     return [start + (2 * k + 1) * frames_cached // (2 * clip_frames) for k in range(clip_frames)]
+
+
+def clip_table(start: np.ndarray, frames_cached: np.ndarray, clip_frames: int) -> np.ndarray:
+    """Rows of many clips at once, those of `clip_rows` padded as `pad_rows` does: int64 (B, T).
+
+    Args:
+        start, frames_cached: (B,) of each sample. clip_frames: T.
+    """
+    place, frames = np.arange(clip_frames), frames_cached[:, None]
+    chosen = np.where(frames > clip_frames, (2 * place + 1) * frames // (2 * clip_frames), place)  # (B, T)
+    return np.where(place < frames, start[:, None] + chosen, PADDING)
 
 
 def pad_rows(clips: Sequence[Sequence[int]], clip_frames: int) -> np.ndarray:

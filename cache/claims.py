@@ -79,7 +79,7 @@ class Claims:
                         return True
                 elif self.still_mine(key):
                     return True
-                elif self._is_held(claim):
+                elif not self._claim(key, generation + 1).exists() and self._is_held(claim):  # one taken over holds nothing
                     return False
                 else:
                     generation += 1

@@ -6,7 +6,7 @@ A device is a plain string everywhere; torch is imported inside, so that importi
 
 import re
 
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import ConfigError, UsageError
 
 __all__ = ["pick_device"]
 
@@ -17,13 +17,14 @@ def pick_device(wanted: str = "auto") -> str:
     """Turn "auto", "cpu", "cuda" or "cuda:N" into "cpu" or "cuda:N".
 
     "auto" takes the current CUDA device when there is a usable one, else the CPU.
-    Raises ConfigError when CUDA is asked for by name and is not there: a silent fall-back would cost the user days.
+    Raises UsageError for any other text, and ConfigError when CUDA is asked for by name and is not there: a silent fall-back would cost the
+    user days.
     """
     if wanted == "cpu":
         return "cpu"
     match = _FORM.fullmatch(wanted)
     if match is None and wanted != "auto":
-        raise ConfigError(f"{wanted!r} is not a device", fix="Use auto, cpu, cuda or cuda:N")
+        raise UsageError(f"{wanted!r} is not a device", fix="Use auto, cpu, cuda or cuda:N")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

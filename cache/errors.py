@@ -2,7 +2,8 @@
 
     D2stError                 says what is wrong, where, and how to mend it; the CLI prints it and exits with 1
     ├── ConfigError           (ValueError)         a recipe, an option or a combination of them makes no sense
-    ├── UnknownNameError      (KeyError)           a registry has no such name; lists the known ones
+    │   └── UsageError                             an option is wrong whatever the files hold; the CLI exits with 2
+    ├── UnknownNameError      (KeyError)           a registry has no such name; lists the known ones; the CLI exits with 2
     ├── ManifestError         (ValueError)         a manifest breaks its schema or a rule such as the leakage guard
     ├── MediaError            (OSError)            one media file can't be used; carries a reason code
     ├── StoreError            (OSError)            a cache store is missing, damaged, busy or full
@@ -22,6 +23,7 @@ __all__ = [
     "RunError",
     "StoreError",
     "UnknownNameError",
+    "UsageError",
     "WeightsError",
 ]
 
@@ -40,6 +42,10 @@ class D2stError(Exception):
 
 class ConfigError(D2stError, ValueError):
     """A recipe, an option or a combination of them makes no sense."""
+
+
+class UsageError(ConfigError):
+    """An option or a combination of options is wrong whatever the files hold."""
 
 
 class UnknownNameError(D2stError, KeyError):

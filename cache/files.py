@@ -20,7 +20,6 @@ __all__ = [
     "explained",
     "link_exclusive",
     "open_new",
-    "remove_leftovers",
     "sync_folder",
     "write_atomic",
 ]
@@ -106,14 +105,6 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Delete what killed writers left under `folder`; returns how many files. Only safe while nobody else writes there."""
-    leftovers = [path for path in folder.rglob(f".*{SUFFIX}") if path.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
 
 
 def sync_folder(folder: Path) -> None:

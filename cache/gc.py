@@ -14,7 +14,7 @@ import polars as pl
 
 from d2st.cache.claims import Claims
 from d2st.cache.files import write_atomic
-from d2st.cache.ledger import committed_shards
+from d2st.cache.ledger import committed_shards, rows_among
 from d2st.cache.leftovers import leftovers
 from d2st.cache.level import Level, open_level, require_writable
 from d2st.cache.plan import plan_part_bytes, plan_parts, read_plan_part
@@ -93,20 +93,21 @@ def _collect(
     result.samples = sorted(set(plan["sample_id"]) - keep)
     names = ["crops"] if (store.path / "crops" / "zarr.json").exists() else []
     crops = [open_level(store.path, name) for name in names]
-    tokens = [level for name in store.token_sets() for level in store.token_levels(name)]
+    tokens = [(level, level.committed()) for name in store.token_sets() for level in store.token_levels(name)]
     shards, hollow = sorted(crops[0].committed()) if crops else [], set[int]()
+    places_in = {shard: set(places["sample_id"]) for (shard,), places in places.group_by("shard")}
     for done, shard in enumerate(shards):
         on_progress(done, len(shards))
         rows = crops[0].part(shard).rows
-        kept = rows.join(places.filter(pl.col("shard") == shard), on="sample_id", how="semi", maintain_order="left")
+        kept = rows_among(rows, places_in.get(shard, set()))
         if not (rows if result.dry_run else kept)["frames"].sum():
             hollow.add(shard)
         if kept.height == rows.height:
             continue
         dropped = rows.join(kept, on="sample_id", how="anti")
-        result.superseded += dropped.filter(pl.col("sample_id").is_in(list(keep))).height
+        result.superseded += rows_among(dropped, keep).height
         result.frames += int(dropped["frames"].sum())
-        having = [level for level in tokens if shard in level.committed()]
+        having = [level for level, committed in tokens if shard in committed]
         result.bytes += _freed(having + crops, shard, int(dropped["frames"].sum()), int(rows["frames"].sum()))
         result.removed += kept.is_empty()
         result.rewritten += not kept.is_empty()

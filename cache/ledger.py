@@ -7,7 +7,7 @@ of each of the shard's files, and with which config they were made; it is sealed
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,16 @@ from d2st.cache.fingerprint import canonical_json
 from d2st.cache.seal import PLACEHOLDER, check_seal, seal
 from d2st.cache.shard import FileDigest
 
-__all__ = ["LEDGER_SCHEMA", "Part", "committed_shards", "part_bytes", "read_part", "read_sealed", "sealed_parquet"]
+__all__ = [
+    "LEDGER_SCHEMA",
+    "Part",
+    "committed_shards",
+    "part_bytes",
+    "read_part",
+    "read_sealed",
+    "rows_among",
+    "sealed_parquet",
+]
 
 LEDGER_SCHEMA = pl.Schema(
     {
@@ -98,6 +107,11 @@ def part_bytes(
     if source is not None:
         metadata["d2st.source"] = source
     return sealed_parquet(rows.match_to_schema(LEDGER_SCHEMA), metadata)
+
+
+def rows_among(rows: pl.DataFrame, samples: Set[str]) -> pl.DataFrame:
+    """Those rows of one part that are of `samples`, which may be a million: `is_in` would convert them all for each part anew."""
+    return rows.filter(pl.Series([sample in samples for sample in rows["sample_id"]], dtype=pl.Boolean))
 
 
 def committed_shards(folder: Path) -> set[int]:

@@ -1,12 +1,14 @@
 """The training loader: batches of token maps through a small ring of reused buffers, filled by a few threads.
 
+Token sets of the same crops (views: mirrored, brighter) can be mixed in a batch: row r of the v-th view is row r + v * stride.
+
 There are no DataLoader workers, no collation and no cast on the CPU: each of them costs more than reading does. On a GPU the next batch is
 copied and decoded while the present one is in use (`upload`).
 """
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from types import TracebackType
@@ -14,7 +16,6 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from d2st.cache.arrays import SHARD_FRAMES
 from d2st.cache.batch import Batch, Decoder, Request
 from d2st.cache.buffers import Buffers
 from d2st.cache.codec import stored_arrays
@@ -24,8 +25,9 @@ from d2st.cache.in_memory import DeviceFrames, KeepingReader, Reader
 from d2st.cache.jobs import Job, Slot, begin_job, take
 from d2st.cache.order import epoch_order
 from d2st.cache.reader import ArrayReader
-from d2st.cache.store import Store
+from d2st.cache.store import Store, TokenLevel
 from d2st.cache.upload import Uploader
+from d2st.cache.views import check_mixable, row_stride
 
 __all__ = ["TokenLoader"]
 
@@ -41,10 +43,15 @@ class TokenLoader:
         depth: batches that are read ahead.
         maps: False reads CLS tokens alone.
         in_memory: keep what was read: in the memory of a CUDA device if it fits there, else in RAM.
-        frames: how many frames `in_memory` has to expect; all cached ones by default.
+        frames: how many frames `in_memory` has to expect, over all views; all cached ones by default.
+        views: further token sets of the same crops, by name, as `views.open_views` gives them; the store's own is view 0.
+
+    Attributes:
+        stride: row r of view v is asked for as r + v * stride.
 
     Raises:
         ConfigError: what `in_memory` would keep does not fit, or the store lacks a layer.
+        ConfigError, FingerprintError: a view can't be mixed with the others.
     """
 
     def __init__(
@@ -58,22 +65,30 @@ class TokenLoader:
         maps: bool = True,
         in_memory: bool = False,
         frames: int | None = None,
+        views: Mapping[str, TokenLevel] | None = None,
     ) -> None:
-        tokens = store.tokens
+        tokens, others = store.tokens, views or {}
         self.layers = tuple(tokens.layers if layers is None else layers)
         self.device = torch.device(device)
         if lacking := [layer for layer in self.layers if layer not in tokens.layers]:
             raise ConfigError(f"the cache has no layer {', '.join(lacking)}", fix=f"It has {', '.join(tokens.layers)}")
         kinds = stored_arrays(tokens.dtype, tokens.grid, tokens.channels) if maps else ("cls",)
+        check_mixable(store, others, layers=self.layers)
+        self.stride = row_stride([tokens, *others.values()])
+        self._sets = (tokens, *others.values())
         self._depth = depth
         self._threads = threads or min(8, max(2, (os.cpu_count() or 2) // 2))
         self._readers: dict[str, Reader] = {
-            f"{layer}/{kind}": ArrayReader(tokens.array(layer, kind)) for layer in self.layers for kind in kinds
+            f"{layer}/{kind}": ArrayReader(
+                tokens.array(layer, kind), views=[other.array(layer, kind) for other in others.values()], stride=self.stride
+            )
+            for layer in self.layers
+            for kind in kinds
         }
         self._decode = Decoder(self.layers, maps=maps, calibration=tokens.calibration, device=self.device)
         self._kept: DeviceFrames | None = None
         if in_memory:
-            self._keep_in_memory(store, frames)
+            self._keep_in_memory(frames)
         self._uploader = Uploader(self.device) if self.device.type == "cuda" else None
         self._ring = [Slot(Buffers(pinned=self._uploader is not None)) for _ in range(depth + 1)]  # one more: the one in use
         self._decoded = Buffers()
@@ -137,12 +152,11 @@ class TokenLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _keep_in_memory(self, store: Store, frames: int | None) -> None:
-        level = store.tokens.levels[0]
-        rows = (max(level.committed(), default=-1) + 1) * SHARD_FRAMES
+    def _keep_in_memory(self, frames: int | None) -> None:
+        rows = len(self._sets) * self.stride
         if frames is None:
-            ledger = level.rows()
-            frames = int(ledger["frames"].filter(ledger["reason"].is_null()).sum())
+            ledgers = [tokens.levels[0].rows() for tokens in self._sets]
+            frames = sum(int(ledger["frames"].filter(ledger["reason"].is_null()).sum()) for ledger in ledgers)
         needed = frames * sum(reader.frame_bytes for reader in self._readers.values())
         if choose_memory(needed, self.device, what=f"{frames:,} frames of {len(self.layers)} layers") == "device":
             self._kept = DeviceFrames(self._readers, rows=rows, frames=frames, device=self.device)

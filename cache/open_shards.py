@@ -1,6 +1,9 @@
 """The shard files that a reader has open: descriptor and parsed index of each, shared between threads. The least
 recently used is closed first.
 
+Several arrays of the same frames are one: each has a range of shard numbers to itself, so that a batch that mixes them is read like any
+other, and the files that may be open are as many as for one.
+
 A file that is replaced while it is open (`d2st cache repair`, `gc`) stays what it was for those who read it; whoever meets damage asks
 `replaced` and opens it again.
 """
@@ -8,6 +11,7 @@ A file that is replaced while it is open (`d2st cache repair`, `gc`) stays what 
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +45,18 @@ class OpenShard:
 
 
 class OpenShards:
-    """The open shards of one array.
+    """The open shards of one array, or of several.
 
     Args:
-        array: the array's folder.
+        arrays: their folders.
+        shards_each: shard k of the v-th array has the number k + v * shards_each; not asked for where there is one alone.
         frame_dims: axes of one frame.
         frame_bytes: bytes of one frame, without its checksum.
     """
 
-    def __init__(self, array: Path, *, frame_dims: int, frame_bytes: int) -> None:
-        self._array, self._frame_dims, self._frame_bytes = array, frame_dims, frame_bytes
+    def __init__(self, arrays: Sequence[Path], *, shards_each: int, frame_dims: int, frame_bytes: int) -> None:
+        self._arrays, self._shards_each = arrays, shards_each
+        self._frame_dims, self._frame_bytes = frame_dims, frame_bytes
         self._open: OrderedDict[int, OpenShard] = OrderedDict()  # least recently used first
         self._verified: dict[
             int, tuple[tuple[int, ...], bytearray]
@@ -60,9 +66,17 @@ class OpenShards:
     def __len__(self) -> int:
         return len(self._open)
 
+    def place(self, shard: int) -> tuple[Path, int]:
+        """The folder of the array that a shard belongs to, and its number there."""
+        if len(self._arrays) == 1:
+            return self._arrays[0], shard
+        array = min(shard // self._shards_each, len(self._arrays) - 1)
+        return self._arrays[array], shard - array * self._shards_each
+
     def file(self, shard: int) -> Path:
         """Where a shard lies."""
-        return shard_path(self._array, shard, frame_dims=self._frame_dims)
+        array, number = self.place(shard)
+        return shard_path(array, number, frame_dims=self._frame_dims)
 
     def acquire(self, shard: int) -> OpenShard:
         """The shard, to be given back by `release`. Raises StoreError when its file is missing, truncated, or its index is damaged."""

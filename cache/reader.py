@@ -39,6 +39,8 @@ class ArrayReader:
 
     Args:
         path: the array's folder, with its zarr.json.
+        views: folders of further arrays of such frames. Row r of the v-th of them, counted from 1, is row r + v * stride.
+        stride: a multiple of `SHARD_FRAMES`, no less than the rows of any of the arrays.
 
     Attributes:
         frame_shape: (H, W, C), (H, W) or (C,).
@@ -46,12 +48,19 @@ class ArrayReader:
         frame_bytes: bytes of a frame, without its checksum.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, views: Sequence[Path] = (), stride: int = SHARD_FRAMES) -> None:
         self.frame_shape, name = read_array_meta(path)
+        for other in views:
+            if (found := read_array_meta(other)) != (self.frame_shape, name):
+                raise StoreError(f"{other} holds {found[1]} frames of shape {found[0]}, {path} {name} of {self.frame_shape}")
         self.dtype = np.dtype(name)
         self.frame_bytes = int(np.prod(self.frame_shape)) * self.dtype.itemsize
-        self._shards = OpenShards(path, frame_dims=len(self.frame_shape), frame_bytes=self.frame_bytes)
+        self._shards = OpenShards(
+            (path, *views),
+            shards_each=stride // SHARD_FRAMES,
+            frame_dims=len(self.frame_shape),
+            frame_bytes=self.frame_bytes,
+        )
         self._sound: dict[int, int] = {}  # frames in a run -> its checksum if all of them are sound
         self._small = self.frame_bytes <= SMALL_FRAME_BYTES
         self._most = SHARD_FRAMES if self._small else max(1, PIECE_BYTES // (self.frame_bytes + CRC_BYTES))  # frames at once
@@ -102,15 +111,16 @@ class ArrayReader:
 
     def _read_slots(self, opened: OpenShard, shard: int, slot: int, out: np.ndarray) -> None:
         fill = self._fill_small if self._small else self._fill_large
+        array, number = self._shards.place(shard)
         done = 0
         while done < len(out):
-            row = shard * SHARD_FRAMES + slot + done
+            row = number * SHARD_FRAMES + slot + done
             offset, count = opened.offsets[slot + done], min(opened.together[slot + done], RUN_FRAMES, len(out) - done)
             verify = opened.verified.find(0, slot + done, slot + done + count) >= 0
             count = min(count, self._most) if verify else count
             if offset < 0:
                 raise StoreError(
-                    f"{self.path}: row {row} was never written, or has left the store", fix="Run `d2st cache build` again"
+                    f"{array}: row {row} was never written, or has left the store", fix="Run `d2st cache build` again"
                 )
             damaged = fill(opened.descriptor, offset, out[done : done + count], verify=verify)
             if damaged is not None:

@@ -5,7 +5,7 @@ token maps that name their digest: whoever is killed in between runs the same co
 """
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from contextlib import ExitStack
 
 import numpy as np
@@ -13,15 +13,14 @@ import polars as pl
 
 from d2st.cache.arrays import SHARD_FRAMES
 from d2st.cache.checksum import crc32c, crc64
-from d2st.cache.codec import as_tensor, decode
 from d2st.cache.errors import StoreError
 from d2st.cache.files import write_atomic
-from d2st.cache.ledger import Part, part_bytes
+from d2st.cache.ledger import Part, part_bytes, rows_among
 from d2st.cache.level import Level, StagedShard
-from d2st.cache.moments import Moments, add_frames, counted_digest, moments_bytes, moments_name
+from d2st.cache.moments import moments_name
 from d2st.cache.reader import ArrayReader
 from d2st.cache.shard import CRC_BYTES, FileDigest
-from d2st.cache.store import read_calibration
+from d2st.cache.statistics import statistics_bytes
 from d2st.cache.verify.shard_file import index_bytes
 
 __all__ = ["remove_shard", "rewrite_shard"]
@@ -37,7 +36,7 @@ def remove_shard(levels: Sequence[Level], shard: int) -> None:
         (level.path / moments_name(shard)).unlink(missing_ok=True)
 
 
-def rewrite_shard(crops: Level, tokens: Sequence[Level], shard: int, kept: pl.DataFrame, *, counted: Collection[str]) -> None:
+def rewrite_shard(crops: Level, tokens: Sequence[Level], shard: int, kept: pl.DataFrame, *, counted: Set[str]) -> None:
     """Write a shard with these ledger rows of its crops alone; nobody else may be at work on the store.
 
     Args:
@@ -71,7 +70,7 @@ def _slots(rows: pl.DataFrame, shard: int) -> list[int]:
 
 
 def _rewrite_tokens(
-    level: Level, shard: int, kept: pl.DataFrame, slots: list[int], *, old: str, new: str, counted: Collection[str]
+    level: Level, shard: int, kept: pl.DataFrame, slots: list[int], *, old: str, new: str, counted: Set[str]
 ) -> None:
     part = level.part(shard)
     if part.source == new and part.source != old:
@@ -87,10 +86,9 @@ def _rewrite_tokens(
         return
     with level.stage(shard) as staged:
         files = _copy_frames(level, staged, shard, slots)
-        digests = [counted_digest(set(table["sample_id"]) & set(counted)) for table in (part.rows, rows)]
-        if digests[0] != digests[1]:
-            moments = _moments(level, rows.filter(pl.col("sample_id").is_in(list(counted))))
-            staged.write(moments_name(shard), moments_bytes(dict(sorted(moments.items())), counted=digests[1]))
+        before, after = (rows_among(table, counted) for table in (part.rows, rows))
+        if after.height < before.height:
+            staged.write(moments_name(shard), statistics_bytes(level, after))
         staged.commit(rows, source=new, replace=True)
         _delete_files(level, shard, keep=files)
 
@@ -115,27 +113,6 @@ def _copy_frames(level: Level, staged: StagedShard, shard: int, slots: list[int]
         index = index_bytes(slots, chunk_bytes)
         made[name] = FileDigest(len(slots) * chunk_bytes + len(index), crc64(index, checksum))
     return made
-
-
-def _moments(level: Level, rows: pl.DataFrame) -> dict[str, Moments]:
-    """Channel statistics over the frames of these rows, added up as the build adds them up."""
-    moments: dict[str, Moments] = {}
-    places = [np.arange(start, start + n) for start, n in rows.sort("start").select("start", "frames").iter_rows()]
-    wanted = np.concatenate([np.zeros(0, np.int64), *places])
-    calibration = read_calibration(level) if level.config["dtype"] == "int8" else {}
-    for layer in level.config["layers"] if len(wanted) else ():
-        with ExitStack() as stack:
-            kinds = ("maps", "scales", "cls") if calibration else ("maps", "cls")
-            readers = {kind: stack.enter_context(ArrayReader(level.array(f"{layer}/{kind}"))) for kind in kinds}
-            for begin in range(0, len(wanted), READ_FRAMES):
-                block = wanted[begin : begin + READ_FRAMES]
-                read = {kind: np.empty((len(block), *reader.frame_shape), reader.dtype) for kind, reader in readers.items()}
-                for kind, reader in readers.items():
-                    reader.read(block, read[kind])
-                maps = decode(read["maps"], read.get("scales"), calibration.get(layer))  # (n,H,W,C)
-                for name, values in ((layer, maps), (f"{layer}/cls", as_tensor(read["cls"]))):
-                    moments[name] = add_frames(moments.get(name), values.float().numpy())
-    return moments
 
 
 def _delete_files(level: Level, shard: int, *, keep: Collection[str]) -> None:

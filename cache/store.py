@@ -76,10 +76,6 @@ class TokenLevel:
         self.grid = (height, width)
         self.channels = channels
 
-    def home(self, layer: str) -> Level:
-        """The level that holds `layer`."""
-        return self._homes[layer]
-
     def array(self, layer: str, kind: str) -> Path:
         """The folder of an array; `kind` is maps, cls or (int8 alone) scales."""
         return self._homes[layer].array(f"{layer}/{kind}")

@@ -91,7 +91,8 @@ def demo(
     if as_json:
         from dataclasses import asdict
 
-        print_json({"seconds": seconds, "test": summaries, "predictions": [asdict(found) for found in predictions]})
+        found = [asdict(prediction) for prediction in predictions]
+        print_json({"seconds": seconds, "test": summaries, "gap": _gaps(folder, summaries), "predictions": found})
     else:
         _summary(folder, summaries, predictions, seconds)
 
@@ -224,6 +225,7 @@ def _evaluate(
             out_dir=stage / "eval-test",
             title=f"demo, {column.title}: test split",
             device=device,
+            gap=column.run == RUN and column.stage > 1,
         )
     seconds["eval"] = perf_counter() - begin
     return summaries
@@ -247,6 +249,7 @@ def _predict(folder: Path, seed: int, device: str, console: "Console", seconds: 
 def _summary(
     folder: Path, summaries: dict[str, dict[str, Any]], predictions: "list[Prediction]", seconds: dict[str, float]
 ) -> None:
+    from d2st.adapter.train.log import gap_line
     from d2st.cli.show import human_time, stdout, table
     from d2st.pipeline.corpus import UNSEEN_METHODS
 
@@ -266,6 +269,9 @@ def _summary(
     console.print(
         "Columns: the three stages; a linear probe on the pooled last-layer CLS of the same cache; stage 1 on shuffled labels."
     )
+    for split, found in _gaps(folder, summaries).items():
+        line = f"{split}, before and after stage 3: {gap_line(found['before'], found['after'])}"
+        console.print(line, markup=False, soft_wrap=True)
     scores = ", ".join(f"{Path(found.path).name} {found.score:.2f}" for found in predictions)
     spent = ", ".join(f"{name} {human_time(value)}" for name, value in seconds.items())
     run = folder / "runs" / RUN
@@ -279,6 +285,15 @@ def _summary(
         "next, with your own media: d2st manifest scan ROOT",
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _gaps(folder: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The modality gap before and after stage 3: on the validation split as the stage measured it, and on the test split."""
+    from d2st.adapter.train import rundir
+
+    kept = rundir.read_json(folder / "runs" / RUN / "stage3" / rundir.RESULT).get("gap")
+    gaps = {"validation": kept} if kept else {}
+    return gaps | {"test": {"before": summaries["stage 2"]["gap"], "after": summaries["stage 3"]["gap"]}}
 
 
 def _auc(level: dict[str, Any], *, interval: bool = False) -> str:

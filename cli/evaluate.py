@@ -55,7 +55,8 @@ def evaluate(
     """Score a split with a trained run: AUC, EER, AP, TPR at 1 and 5 % FPR, calibration, per data set and per manipulation.
 
     RUN is runs/NAME (its highest stage), runs/NAME/stageN, or a checkpoint file. Intervals hold 95 % of 1,000 bootstrap resamples of whole
-    videos. Writes predictions (Parquet and CSV), metrics.json and plots (ROC curves, score histograms).
+    videos. Where the split holds both images and videos, the gap between them is told too. Writes predictions (Parquet and CSV),
+    metrics.json and plots (ROC curves, score histograms).
 
     The temperature comes from the run's own validation split alone, and a reliability plot shows before and after. Accuracy, F1, partial
     AUC, the Brier score and all intervals are in metrics.json.
@@ -72,6 +73,7 @@ def evaluate(
     from d2st.adapter.evaluate.run import evaluate_run, open_matching
     from d2st.adapter.evaluate.validation import checkpoint_digest
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
+    from d2st.adapter.train.log import gap_line
     from d2st.cache.device import pick_device
     from d2st.cli.progress import phases
 
@@ -99,6 +101,7 @@ def evaluate(
             manifest=_read_manifests(manifest),
             device=device,
             trained_on=_trained_on(checkpoint, stage=meta["stage"]),
+            gap=True,
             about=about,
             on_progress=lambda done, total: on_progress("samples", done, total),
         )
@@ -107,6 +110,8 @@ def evaluate(
         return
     for made in summary_tables(summary):
         stdout().print(made)
+    if summary["gap"]:
+        stdout().print(gap_line(summary["gap"]), markup=False, soft_wrap=True)
     stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
 
 

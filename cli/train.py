@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2st.cli.train_display import metric_name, show_training
+from d2st.cli.train_display import results_table, show_training
 
 if TYPE_CHECKING:
     from d2st.adapter.train import StageResult
@@ -29,6 +29,14 @@ class Preset(StrEnum):
     tiny = "tiny"
     base = "base"
     large = "large"
+
+
+class Tracker(StrEnum):
+    """Where curves go."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
 
 
 def train(
@@ -75,14 +83,19 @@ def train(
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="Keep the token maps in GPU memory, or else in RAM, once they were read.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="[default: the recipe's]", show_default=False)] = None,
+    track: Annotated[
+        list[Tracker] | None,
+        typer.Option(help="Curves to an experiment tracker too (an extra: d2st[wandb]); may be repeated.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: the recipe's]", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on stdout.")] = False,
 ) -> None:
     """Train a deepfake detector from cached token maps.
 
     Stage 1 learns spatial traces from single frames, stage 2 temporal ones from clips, stage 3 brings images and videos into one
     feature space. Each starts from the best checkpoint of the one before. The best epoch is chosen by validation AUC alone; the test
-    split is never read. Everything lands in runs/NAME/stageN. Ctrl-C saves, and --resume goes on to the very same weights.
+    split is never read. Everything lands in runs/NAME/stageN. Ctrl-C saves, and --resume goes on to the very same weights. With
+    torchrun several processes share every batch, each on a GPU of its own.
 
     \b
     Examples:
@@ -94,25 +107,33 @@ def train(
       d2st train --cache faces.d2st --stage 1 --preset tiny --max-samples 10000
       d2st train --cache faces.d2st --recipe dfd-card
       d2st train --cache faces.d2st --in-memory
+      torchrun --nproc-per-node 4 -m d2st train --cache faces.d2st
+      d2st train --cache faces.d2st --track tensorboard
       d2st train --cache faces.d2st --stage all --set stage2.data.frames=8 --set adapter.params.width=64
       d2st train --cache faces.d2st --stage 2 --init none --set data.shuffle_labels=true
     """
     from d2st.adapter.train import run_training
+    from d2st.adapter.train.exchange import alike
+    from d2st.adapter.train.log import gap_line
+    from d2st.adapter.train.ranks import joined
     from d2st.cache.store import Store
     from d2st.cli.show import print_json, stderr, stdout
     from d2st.pipeline.manifest import read_manifest
 
     run: dict[str, Any] = {}
-    with show_training() as show:
+    with joined() as ranks, show_training(quiet=not ranks.first) as show:
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "run":
                 run.update(event)
             show(event)
 
+        with alike(ranks):
+            store = Store.open(cache, tokens=tokens)
+            labels = read_manifest(manifest) if manifest else None
         try:
             results = run_training(
-                Store.open(cache, tokens=tokens),
+                store,
                 stages=_numbers(stage),
                 runs=runs,
                 name=name,
@@ -125,25 +146,33 @@ def train(
                 resume=resume,
                 device=device,
                 seed=seed,
-                manifest=read_manifest(manifest) if manifest else None,
+                manifest=labels,
                 in_memory=in_memory,
+                track=[tracker.value for tracker in track or ()],
                 on_event=on_event,
             )
         except KeyboardInterrupt:
             if run:
                 chosen = f" --tokens {tokens}" if tokens != "main" else ""
                 chosen += " --in-memory" if in_memory else ""
+                chosen += "".join(f" --track {tracker.value}" for tracker in track or ())
                 which = f" --stage {stage.value}" if stage else ""
                 which += f" --recipe {recipe}" if recipe else ""
-                again = f"d2st train --cache {cache}{chosen}{which} --runs {runs} --name {run['name']} --resume"
+                start = "d2st" if ranks.size == 1 else f"torchrun --nproc-per-node {ranks.size} -m d2st"
+                again = f"{start} train --cache {cache}{chosen}{which} --runs {runs} --name {run['name']} --resume"
                 stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
             raise
+    if not ranks.first:
+        return
     following = f"d2st eval {run['folder']} --cache {cache}"
     if as_json:
         print_json({"run": run["folder"], "stages": [_as_json(result) for result in results], "next": following})
         return
     console = stdout()
-    console.print(_results_table(run["folder"], results))
+    console.print(results_table(run["folder"], results))
+    for result in results:
+        if result.gap:
+            console.print(gap_line(result.gap["before"], result.gap["after"]), markup=False, soft_wrap=True)
     console.print(f"next: {following}", markup=False, soft_wrap=True)
 
 
@@ -157,24 +186,3 @@ def _as_json(result: "StageResult") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(result), "best": str(result.best)}
-
-
-def _results_table(folder: str, results: "list[StageResult]") -> Any:
-    from d2st.cli.show import human_time, table
-
-    columns = ("stage", "adapter", "samples", "parameters", "best epoch", "val AUC", "by", "time", "start")
-    rows = [
-        (
-            result.stage,
-            result.adapter,
-            f"{result.train_samples} + {result.val_samples}",
-            f"{result.parameters:,}",
-            f"{result.best_epoch} of {result.epochs}",
-            f"{result.value:.4f}",
-            metric_name(result.metric).removesuffix("AUC").strip() or "all",
-            human_time(result.seconds),
-            result.init or "scratch",
-        )
-        for result in results
-    ]
-    return table(f"run {folder}", columns, rows, right=("samples", "parameters", "best epoch", "val AUC", "time"))

@@ -1,4 +1,4 @@
-"""What `d2st train` shows while it runs: a live bar for each stage in a terminal, a line an epoch elsewhere. On stderr, always."""
+"""What `d2st train` shows, on stderr: a live bar for each stage in a terminal, a line an epoch elsewhere; and the table at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["metric_name", "show_training"]
+    from d2st.adapter.train import StageResult
+
+__all__ = ["metric_name", "results_table", "show_training"]
 
 
 @contextmanager
@@ -42,9 +45,11 @@ def _line(event: dict[str, Any]) -> str:
     if event["event"] == "start":
         source = f"from {event['init']}" if event["init"] else "from scratch"
         done = f", {event['done_epochs']} epochs done" if event["done_epochs"] else ""
+        done += f"; shared by {event['ranks']} processes" if event["ranks"] > 1 else ""
+        size = f"{event['parameters']:,} trainable parameters, {event['gflops']:.3g} GFLOP a clip"
         return (
-            f"stage {event['stage']}: {event['adapter']}, {event['parameters']:,} parameters, {source}; {event['train_samples']} "
-            f"training and {event['val_samples']} validation samples; best by validation {metric_name(event['metric'])}{done}"
+            f"stage {event['stage']}: {event['adapter']}, {size}, {source}; {event['train_samples']} training and "
+            f"{event['val_samples']} validation samples; best by validation {metric_name(event['metric'])}{done}"
         )
     if event["event"] == "epoch":
         from d2st.adapter.train.log import epoch_line
@@ -96,3 +101,25 @@ def _live(console: "Console") -> Iterator[Callable[[dict[str, Any]], None]]:
 def metric_name(name: str) -> str:
     """video_auc -> video AUC."""
     return name.replace("_", " ").replace("auc", "AUC")
+
+
+def results_table(folder: str, results: "list[StageResult]") -> "Table":
+    """What each stage came to, a row each."""
+    from d2st.cli.show import human_time, table
+
+    columns = ("stage", "adapter", "samples", "parameters", "best epoch", "val AUC", "by", "time", "start")
+    rows = [
+        (
+            result.stage,
+            result.adapter,
+            f"{result.train_samples} + {result.val_samples}",
+            f"{result.parameters:,}",
+            f"{result.best_epoch} of {result.epochs}",
+            f"{result.value:.4f}",
+            metric_name(result.metric).removesuffix("AUC").strip() or "all",
+            human_time(result.seconds),
+            result.init or "scratch",
+        )
+        for result in results
+    ]
+    return table(f"run {folder}", columns, rows, right=("samples", "parameters", "best epoch", "val AUC", "time"))

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def test_overrides_in_the_readme_are_keys_of_recipes():
     for line in COMMANDS:
         found = re.search(r"--stage (\d)", line)
         if found:
-            load_recipe(int(found[1]), re.findall(r"--set (\S+)", line))
+            words = shlex.split(line)
+            load_recipe(int(found[1]), [value for option, value in pairwise(words) if option == "--set"])
 
 
 def test_files_that_it_links_or_names_are_there():

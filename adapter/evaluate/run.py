@@ -9,7 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from d2st.adapter.evaluate.groups import check_groups
+from d2st.adapter.evaluate.embed import Embedded, embed_samples, join
+from d2st.adapter.evaluate.gap import choose, gap_between
+from d2st.adapter.evaluate.groups import check_groups, with_two_kinds
 from d2st.adapter.evaluate.protocol import PROTOCOLS
 from d2st.adapter.evaluate.score import score_samples
 from d2st.adapter.evaluate.summary import summarise
@@ -42,10 +44,11 @@ def evaluate_run(
     protocols: Collection[str] = (),
     about: Mapping[str, Any] | None = None,
     trained_on: Collection[str] = (),
+    gap: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score every cached sample of `split` in all stores, write the results into `out_dir`, and return the summary: what `summarise`
-    gives, with `split` and `about`.
+    gives, with `split`, `about` and `gap`.
 
     Args:
         detector: as in `score_samples`, on `device`.
@@ -56,6 +59,8 @@ def evaluate_run(
         protocols: names of `protocol.PROTOCOLS` by which to measure as well; they need the manifest's `path`.
         resamples: bootstrap resamples for each interval.
         trained_on: ids of samples that the detector has learnt from, to be counted.
+        gap: measure the modality gap too (`gap_between`), with heads trained on the stores' train split; null in the summary where that
+            was not asked for, or where the split lacks images or videos. Embeds up to 1,000 samples of either split a store.
         about: JSON values that say what was scored; kept in the summary, and no path belongs in it.
 
     Raises:
@@ -67,6 +72,8 @@ def evaluate_run(
     chosen, dropped = choose_samples(stores, split=split, manifest=manifest)
     check_groups(pl.concat([samples.select("video_id", "label") for samples in chosen]))
     total, before, scored = sum(map(len, chosen)), 0, []
+    gap = gap and with_two_kinds(pl.concat([samples.select("kind") for samples in chosen]))["kind"].n_unique() == 2
+    embedded: list[list[Embedded]] = [[], []]
     for store, samples in zip(stores, chosen, strict=True):
 
         def report(done: int, clips: int, *, before: int = before, share: int = len(samples)) -> None:
@@ -75,6 +82,10 @@ def evaluate_run(
 
         with TokenLoader(store, layers, device=device, maps=detector.adapter.needs_maps) as loader:
             scored.append(score_samples(detector, loader, samples, clip_frames=clip_frames, on_progress=report))
+            if gap:
+                train = store.samples(manifest).filter(pl.col("split") == "train")
+                for found, part in zip(embedded, (train, samples), strict=True):
+                    found.append(embed_samples(detector, loader, choose(part, seed=0), clip_frames=clip_frames))
         before += len(samples)
     predictions = pl.concat(scored)
     if validation is None and split != "val":
@@ -95,6 +106,7 @@ def evaluate_run(
             name: PROTOCOLS[name](predictions, paths, clip_frames=clip_frames, summary=numbers) for name in protocols
         }
     summary = {"split": split, "about": {**(about or {}), "caches": [store.path.name for store in stores]}, **numbers}
+    summary["gap"] = gap_between(*map(join, embedded), seed=0) if gap else None
     write_evaluation(out_dir, predictions, summary, title=title)
     return summary
 

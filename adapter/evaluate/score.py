@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from d2st.adapter.nets.detector import Detector
+from d2st.adapter.nets.detector import Detector, Output
 from d2st.adapter.rows import clip_rows, pad_rows
 from d2st.cache import Request, TokenLoader
 from d2st.cache.errors import RunError
 
-__all__ = ["PREDICTIONS", "score_samples"]
+__all__ = ["PREDICTIONS", "clip_outputs", "score_samples"]
 
 PREDICTIONS = pl.Schema(
     {
@@ -36,7 +36,6 @@ PREDICTIONS = pl.Schema(
 CARRIED = ("sample_id", "dataset", "method", "label", "split", "kind", "video_id", "identity")
 
 
-@torch.inference_mode()
 def score_samples(
     detector: Detector,
     loader: TokenLoader,
@@ -64,31 +63,50 @@ def score_samples(
     """
     if samples.is_empty():
         return PREDICTIONS.to_frame()
+    logits: list[list[float]] = [[] for _ in range(len(samples))]  # one a clip
+    frame_logits: list[list[float]] = [[] for _ in range(len(samples))]
+    made = clip_outputs(detector, loader, samples, clip_frames=clip_frames, batch_frames=batch_frames, on_progress=on_progress)
+    for positions, mask, output in made:
+        clip = output.clip_logit.double().cpu().numpy()  # (B,)
+        # a frame alone is its clip, so both scores are one there
+        frame = output.frame_logits.double().cpu().numpy() if mask.shape[1] > 1 else clip[:, None]  # (B, T)
+        for position, value, values, kept in zip(positions, clip, frame, mask, strict=True):
+            logits[position].append(float(value))
+            frame_logits[position].extend(values[kept].tolist())
+    return _predictions(samples, logits, frame_logits)
+
+
+def clip_outputs(
+    detector: Detector,
+    loader: TokenLoader,
+    samples: pl.DataFrame,
+    *,
+    clip_frames: int,
+    batch_frames: int = 96,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[list[int], np.ndarray, Output]]:
+    """What the detector says of the clips of `samples`, batch by batch; arguments as in `score_samples`.
+
+    Yields:
+        Positions in `samples` (B,), mask (B, T) and output, all to be used before the next batch is asked for.
+    """
     device = next((p.device for p in detector.parameters()), torch.device("cpu"))
     plan = _plan(samples, clip_frames=clip_frames, batch_frames=batch_frames)
     total, done = sum(len(positions) for positions, _ in plan), 0
-    logits: list[list[float]] = [[] for _ in range(len(samples))]  # one a clip
-    frame_logits: list[list[float]] = [[] for _ in range(len(samples))]
     training = detector.training
     detector.eval()
     try:
         for batch in loader.stream(Request(rows=rows, tag=positions) for positions, rows in plan):
             tokens = {name: value.to(device) for name, value in batch.tokens.items()}  # (B, T, H, W, C) a layer
             cls = {name: value.to(device) for name, value in batch.cls.items()}  # (B, T, C) a layer
-            mask = batch.mask.to(device)  # (B, T)
-            output = detector(tokens, cls, mask)
-            clip = output.clip_logit.double().cpu().numpy()  # (B,)
-            # a frame alone is its clip, so both scores are one there
-            frame = output.frame_logits.double().cpu().numpy() if mask.shape[1] > 1 else clip[:, None]  # (B, T)
-            for position, value, values, kept in zip(batch.tag, clip, frame, batch.mask.cpu().numpy(), strict=True):
-                logits[position].append(float(value))
-                frame_logits[position].extend(values[kept].tolist())
+            with torch.inference_mode():
+                output = detector(tokens, cls, batch.mask.to(device))
+            yield batch.tag, batch.mask.cpu().numpy(), output
             done += len(batch.tag)
             if on_progress is not None:
                 on_progress(done, total)
     finally:
         detector.train(training)
-    return _predictions(samples, logits, frame_logits)
 
 
 def _plan(samples: pl.DataFrame, *, clip_frames: int, batch_frames: int) -> list[tuple[list[int], np.ndarray]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.pooling import FramePool, TokenPool
+from d2st.adapter.nets.presets import Preset, preset_width
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 from d2st.cache.errors import ConfigError
 
@@ -40,12 +41,13 @@ class AttentiveProbe(nn.Module):
 
 
 class _Params(AdapterParams):
-    width: int | None = Field(None, ge=8, multiple_of=8, description="channels of the embedding; C/4 if not given")
+    preset: Preset = Field("base", description="width: C/8, C/4, C/2")
+    width: int | None = Field(None, ge=8, multiple_of=8, description="channels of the embedding; overrides the preset")
     heads: int = Field(4, ge=1, description="queries, each with its own part of the embedding; divides the width")
 
 
 def _build(params: _Params, *, layers: tuple[str, ...], channels: int, grid: tuple[int, int], stats: Stats) -> AttentiveProbe:
-    width = params.width or max(16, round(channels / 32) * 8)
+    width = params.width or preset_width(params.preset, channels)
     if width % params.heads:
         raise ConfigError(f"width ({width}) must be a multiple of heads ({params.heads})", fix="Change either of them")
     return AttentiveProbe(layer=layers[-1], channels=channels, stats=stats, width=width, heads=params.heads)

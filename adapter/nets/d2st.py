@@ -1,42 +1,35 @@
 """The adapter "d2st": D2ST bodies (Pei et al., ICCV 2025) in the side network."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from pydantic import Field
 from torch import nn
 
 from d2st.adapter.nets.d2st_body import D2STBody
+from d2st.adapter.nets.presets import Preset, preset_width
 from d2st.adapter.nets.side import SideNetwork
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
 __all__ = ["SPEC", "SideParams", "build_side"]
 
 HEADS = 4  # published: attention heads and offset groups
-# preset -> (width as a share of CLIP's channels, bodies a tapped layer); base is the published shape
-PRESETS = {"tiny": (1 / 8, 1), "base": (1 / 4, 1), "large": (1 / 2, 2)}
+DEPTHS = {"tiny": 1, "base": 1, "large": 2}  # bodies a tapped layer
 
 
 class SideParams(AdapterParams):
     """Size of a side network: one dial, and `width` or `depth` for who wants another point."""
 
-    preset: Literal["tiny", "base", "large"] = Field("base", description="width and depth: C/8 and 1, C/4 and 1, C/2 and 2")
+    preset: Preset = Field("base", description="width and depth: C/8 and 1, C/4 and 1, C/2 and 2")
     width: int | None = Field(None, ge=8, multiple_of=8, description="channels of the state; overrides the preset")
     depth: int | None = Field(None, ge=1, le=8, description="bodies a tapped layer; overrides the preset")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability, on each body's update")
-
-
-def _side_size(params: SideParams, channels: int) -> tuple[int, int]:
-    """(width, depth): a preset's share of the channels, rounded to a multiple of 8 and at least 16."""
-    share, depth = PRESETS[params.preset]
-    return params.width or max(16, round(channels * share / 8) * 8), params.depth or depth
 
 
 def build_side(
     params: SideParams, make_body: Callable[[int], nn.Module], *, layers: tuple[str, ...], channels: int, stats: Stats
 ) -> SideNetwork:
     """A side network of the size that `params` ask for; `make_body` is called once a body, with its width."""
-    width, depth = _side_size(params, channels)
+    width, depth = params.width or preset_width(params.preset, channels), params.depth or DEPTHS[params.preset]
     return SideNetwork(
         layers=layers, channels=channels, stats=stats, width=width, depth=depth, make_body=lambda: make_body(width)
     )

@@ -17,9 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SPATIAL_KERNEL", "SPATIAL_STRIDE", "TEMPORAL_KERNEL", "TEMPORAL_STRIDE", "DeformableAttention", "fit_kernel"]
+from d2st.adapter.nets.depthwise import Axes, depthwise
 
-Axes = tuple[int, int, int]  # frames, rows, columns
+__all__ = [
+    "SPATIAL_KERNEL",
+    "SPATIAL_STRIDE",
+    "TEMPORAL_KERNEL",
+    "TEMPORAL_STRIDE",
+    "DeformableAttention",
+    "fit_kernel",
+    "sample",
+]
 
 SPATIAL_KERNEL, SPATIAL_STRIDE = (4, 5, 5), (4, 3, 3)  # few instants, many places
 TEMPORAL_KERNEL, TEMPORAL_STRIDE = (1, 7, 7), (1, 7, 7)  # every instant, few places
@@ -62,71 +70,66 @@ class DeformableAttention(nn.Module):
         self.offset_norm = nn.LayerNorm(group)
         self.offset_point = nn.Conv3d(group, 3, 1, bias=False)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """aDSTA(LN(x)) of tokens (B, T, 1+H*W, C'), CLS first in each frame; same shape out."""
-        normal = F.layer_norm(x, x.shape[-1:], eps=self.norm.eps)
-        return self.out(self.attend(F.linear(normal, *self.query_map()), normal, grid))
+    def ask(self, normal: Tensor) -> Tensor:
+        """Queries W_q LN(x) of tokens normalised without affine, (B, T, 1+H*W, C') both."""
+        weight, bias = self.query.weight * self.norm.weight, self.query.bias + (self.query.weight * self.norm.bias).sum(-1)
+        return F.linear(normal, weight, bias)
 
-    def query_map(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of W_q LN(x) as one linear map of the normalised tokens without affine."""
-        return self.query.weight * self.norm.weight, F.linear(self.norm.bias, self.query.weight, self.query.bias)
-
-    def attend(self, query: Tensor, normal: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The attention up to W_o, (B, T, 1+H*W, C').
+    def places(self, query: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Where each group looks, in cells (frame, row, column) of the clip, (B, n, heads, 3) with n = T'H'W'; may lie outside.
 
         Args:
             query: W_q LN(x), (B, T, 1+H*W, C'); may be a strided slice.
-            normal: normalised x without affine, (B, T, 1+H*W, C').
             grid: (H, W).
         """
-        batch, frames, tokens, channels = query.shape
-        samples, inside = self._sample(normal, self._places(query, grid), grid)
-        # LN(x) = normal * gamma + beta, and sampling is linear: beta arrives weakened where a sample lies partly outside
-        gamma, beta = (t.unflatten(0, (self.heads, -1)) for t in (self.norm.weight, self.norm.bias))
-        samples = (samples * gamma + inside * beta).flatten(2)  # (B, n, C')
-        q, k, v = (
-            t.view(batch, -1, self.heads, channels // self.heads).transpose(1, 2)  # (B, heads, tokens or n, d)
-            for t in (query.flatten(1, 2), self.key(samples), self.value(samples))
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return mixed.transpose(1, 2).reshape(batch, frames, tokens, channels)
-
-    def _places(self, query: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        """Where each group looks: along each axis (B, n, heads), n = T'H'W', in cells of the clip; may lie outside."""
-        extent, channels = (query.shape[1], *grid), query.shape[-1]
-        volume = query[:, :, 1:].unflatten(2, grid).permute(0, 4, 1, 2, 3)  # (B, C', T, H, W), a view
+        extent = (query.shape[1], *grid)
         weight, stride = fit_kernel(self.offset_conv.weight, self.stride, extent)
         weight, bias = weight.repeat(self.heads, 1, 1, 1, 1), self.offset_conv.bias.repeat(self.heads)  # shared by groups
-        cells = F.conv3d(volume, weight, bias, stride, groups=channels).permute(0, 2, 3, 4, 1)  # (B, T', H', W', C')
+        cells = depthwise(query[:, :, 1:].unflatten(2, grid), weight, bias, stride=stride)  # (B, T', H', W', C')
         cells = self.offset_norm(cells.unflatten(-1, (self.heads, -1)))  # (B, T', H', W', heads, C'/heads)
         raw = F.linear(F.gelu(cells), self.offset_point.weight.flatten(1))  # (..., 3): z, y, x
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # half a cell must not be rounded away
-        places = []
-        for axis, (size, parts) in enumerate(zip(extent, raw.shape[1:4], strict=True)):
-            centre = (torch.arange(parts, dtype=raw.dtype, device=raw.device) + 0.5) * (2 / parts) - 1
-            centre = centre.view([-1 if i == axis else 1 for i in range(3)] + [1])  # (T', 1, 1, 1) and so on
-            place = centre + raw[..., axis].tanh() * min(1.0, 2 / parts)  # in [-1, 1] of the clip, not clamped
-            places.append((place.flatten(1, 3) + 1) * ((size - 1) / 2))
-        return places
+        parts = raw.shape[1:4]
+        axes = [(torch.arange(n, dtype=raw.dtype, device=raw.device) + 0.5) * (2 / n) - 1 for n in parts]
+        centres = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).unsqueeze(3)  # (T', H', W', 1, 3)
+        place = centres + raw.tanh() * raw.new_tensor([min(1.0, 2 / n) for n in parts])  # in [-1, 1] of the clip, not clamped
+        return ((place + 1) * raw.new_tensor([(size - 1) / 2 for size in extent])).flatten(1, 3)
 
-    def _sample(self, normal: Tensor, places: list[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Trilinear samples of the patches, (B, n, heads, C'/heads), and the weight of each that fell inside, (B, n, heads, 1)."""
-        batch, frames, tokens, channels = normal.shape
-        corners, weights = [], []  # of each axis (B, n, heads, 2)
-        for place, size in zip(places, (frames, *grid), strict=True):
-            low = place.detach().floor()
-            corner = torch.stack((low, low + 1), dim=-1)
-            weight = 1 - (place.unsqueeze(-1) - corner).abs()
-            weights.append(weight * ((corner >= 0) & (corner < size)))
-            corners.append(corner.clamp(0, size - 1).long())
-        (z, y, x), (wz, wy, wx) = corners, weights
-        clip = torch.arange(batch, device=normal.device).view(-1, 1, 1, 1)
-        frame = ((clip * frames + z) * tokens + 1)[..., None, None]  # row of a frame's first patch; CLS is the row before
-        patch = y[..., None, :, None] * grid[1] + x[..., None, None, :]
-        group = torch.arange(self.heads, device=normal.device).view(-1, 1, 1, 1)
-        rows = (frame + patch) * self.heads + group  # (B, n, heads, 2, 2, 2)
-        table = normal.reshape(-1, channels // self.heads)  # (B * T * (1+H*W) * heads, C'/heads)
-        weight = wz[..., None, None] * wy[..., None, :, None] * wx[..., None, None, :]
-        weight = weight.flatten(3).to(table.dtype)  # (B, n, heads, 8)
-        bags = F.embedding_bag(rows.view(-1, 8), table, mode="sum", per_sample_weights=weight.view(-1, 8))
-        return bags.unflatten(0, weight.shape[:3]), weight.sum(-1, keepdim=True)
+    def look(self, samples: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands at the places, from `sample`: keys (B, heads, n, d), and values with W_o / 2 applied, (B, heads * n, C')."""
+        # LN(x) = normal * gamma + beta, and sampling is linear: beta arrives weakened where a sample lies partly outside
+        gamma, beta = (t.unflatten(0, (self.heads, -1)) for t in (self.norm.weight, self.norm.bias))
+        samples = (samples * gamma + inside * beta).flatten(2)  # (B, n, C')
+        key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.key(samples), self.value(samples)))
+        out = self.out.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, C')
+        value = torch.matmul(value, out / 2) + self.out.bias / (2 * self.heads)  # the weights of each head sum to 1
+        return key * key.shape[-1] ** -0.5, value.flatten(1, 2)
+
+
+def sample(normal: Tensor, places: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Trilinear samples of the patches, zero outside, and how much of each lay inside.
+
+    Args:
+        normal: tokens (B, T, 1+H*W, C'), CLS first in each frame.
+        places: in cells (frame, row, column), one for each group of channels, (B, n, heads, 3).
+        grid: (H, W).
+
+    Returns:
+        (B, n, heads, C'/heads) and (B, n, heads, 1) in [0, 1].
+    """
+    (batch, frames, tokens, channels), heads = normal.shape, places.shape[2]
+    extent, step = torch.tensor([(frames, *grid), (tokens, grid[1], 1)], device=normal.device).unsqueeze(-1)  # each (3, 1)
+    low = places.detach().floor()
+    part = places - low
+    corners = torch.stack((low, low + 1), dim=-1).long()  # (B, n, heads, 3, 2)
+    weights = torch.stack((1 - part, part), dim=-1) * ((corners >= 0) & (corners < extent))
+    z, y, x = (torch.minimum(corners.clamp(min=0), extent - 1) * step).unbind(3)  # in rows of a clip
+    wz, wy, wx = weights.unbind(3)
+    clip = torch.arange(batch, device=normal.device).view(-1, 1, 1, 1, 1, 1) * (frames * tokens) + 1  # a frame's row 0 is CLS
+    group = torch.arange(heads, device=normal.device).view(-1, 1, 1, 1)
+    rows = (z[..., None, None] + y[..., None, :, None] + x[..., None, None, :] + clip) * heads + group  # (B, n, heads, 2, 2, 2)
+    weight = wz[..., None, None] * wy[..., None, :, None] * wx[..., None, None, :]
+    table = normal.reshape(-1, channels // heads)  # (B * T * (1+H*W) * heads, C'/heads)
+    weight = weight.flatten(3).to(table.dtype)  # (B, n, heads, 8)
+    bags = F.embedding_bag(rows.view(-1, 8), table, mode="sum", per_sample_weights=weight.view(-1, 8))
+    return bags.unflatten(0, weight.shape[:3]), weight.sum(-1, keepdim=True)

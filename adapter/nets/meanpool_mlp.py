@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
+from d2st.adapter.nets.presets import Preset
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
 __all__ = ["SPEC", "MeanPoolMLP"]
@@ -45,13 +46,18 @@ class MeanPoolMLP(nn.Module):
         return frames.mean(dim=1), frames
 
 
+WIDTHS = {"tiny": 128, "base": 256, "large": 512}
+
+
 class _Params(AdapterParams):
-    width: int = Field(256, ge=8, description="channels of the hidden layer and of the embedding")
+    preset: Preset = Field("base", description="width: 128, 256, 512")
+    width: int | None = Field(None, ge=8, description="channels of the hidden layer and the embedding; overrides the preset")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability, on the hidden layer")
 
 
 def _build(params: _Params, *, layers: tuple[str, ...], channels: int, grid: tuple[int, int], stats: Stats) -> MeanPoolMLP:
-    return MeanPoolMLP(layers=layers, channels=channels, stats=stats, width=params.width, dropout=params.dropout)
+    width = params.width or WIDTHS[params.preset]
+    return MeanPoolMLP(layers=layers, channels=channels, stats=stats, width=width, dropout=params.dropout)
 
 
 SPEC = AdapterSpec(

@@ -27,7 +27,7 @@ class TokenPool(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weights = self.score(tokens).softmax(dim=-2)  # (B, T, N, heads)
+        weights = _softmax(self.score(tokens), dim=-2)  # (B, T, N, heads)
         pooled = weights.transpose(-1, -2).to(tokens.dtype) @ tokens  # (B, T, heads, C)
         value = self.value.weight.unflatten(0, (self.heads, -1))  # (heads, D/heads, C)
         mixed = torch.einsum("bthc,hdc->bthd", pooled, value.to(pooled.dtype)).flatten(2)
@@ -46,5 +46,10 @@ class FramePool(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, frames: Tensor) -> Tensor:
-        weights = self.score(frames).softmax(dim=1)  # (B, T, 1)
+        weights = _softmax(self.score(frames), dim=1)  # (B, T, 1)
         return (weights * frames).sum(dim=1)
+
+
+def _softmax(scores: Tensor, *, dim: int) -> Tensor:
+    """In float32 at least: bfloat16 weights don't sum to one."""
+    return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32))

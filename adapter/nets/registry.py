@@ -39,6 +39,9 @@ def adapter_params(name: str, params: dict[str, Any]) -> AdapterParams:
         ConfigError: an unknown key or a value out of range; names the key, what is wrong, and the known keys.
     """
     model = _spec(name).params
+    if "preset" in params and "preset" not in model.model_fields:
+        sized = ", ".join(other for other, spec in ADAPTERS.items() if "preset" in spec.params.model_fields)
+        raise ConfigError(f"adapter {name!r} comes in one size and has no preset", fix=f"Leave it out; these have one: {sized}")
     try:
         return model(**params)
     except ValidationError as error:

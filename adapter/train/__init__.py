@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from d2st.adapter.train.checkpoint import load_detector
     from d2st.adapter.train.recipe_file import load_recipe
+    from d2st.adapter.train.result import StageResult
     from d2st.adapter.train.run import run_training
-    from d2st.adapter.train.stage import StageResult, train_stage
+    from d2st.adapter.train.stage import train_stage
 
 __all__ = ["StageResult", "load_detector", "load_recipe", "run_training", "train_stage"]
 
 _HOMES = {
-    "StageResult": "stage",
+    "StageResult": "result",
     "load_detector": "checkpoint",
     "load_recipe": "recipe_file",
     "run_training": "run",

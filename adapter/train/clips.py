@@ -6,7 +6,7 @@ is never loaded. Order is kept except for reversal, since swapped neighbours wou
 
 import numpy as np
 
-from d2st.adapter.rows import PADDING, clip_rows, pad_rows
+from d2st.adapter.rows import PADDING, clip_table
 
 __all__ = ["clip_batch", "frame_batch"]
 
@@ -37,7 +37,7 @@ def clip_batch(
         frame_drop: probability that a frame is left out; at least half of a clip stays. How many are left out is drawn once a batch and
             which ones for each clip, so that a batch keeps one length T' <= T and pays for no padding.
     """
-    rows = pad_rows([clip_rows(int(s), int(n), clip_frames) for s, n in zip(start, frames, strict=True)], clip_frames)  # (B, T)
+    rows = clip_table(start, frames, clip_frames)  # (B, T)
     if jitter:
         parts = np.arange(clip_frames)
         low, high = (

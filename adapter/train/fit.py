@@ -1,7 +1,8 @@
 """From one epoch to the next: train, validate, keep the best, save, stop.
 
 The best epoch is the one with the highest validation AUC; among equals, which small validation sets give, the one with the lower validation
-loss. The state to resume from is the last file an epoch writes, so a run killed at any instant goes on from a state that is whole.
+loss. The state to resume from is the last file an epoch writes, so a run killed at any instant goes on from a state that is whole. Of
+several ranks the first one writes; all of them score a part of the validation split and stop at the same step.
 """
 
 import time
@@ -14,27 +15,36 @@ from typing import Any
 import polars as pl
 
 from d2st.adapter.train import checkpoint
+from d2st.adapter.train.exchange import any_of, everyone
 from d2st.adapter.train.interrupt import deferred_interrupt
 from d2st.adapter.train.log import RunLog
-from d2st.adapter.train.loop import Event, Progress, Trainer, run_epoch, step_rate
+from d2st.adapter.train.loop import run_epoch, step_rate
+from d2st.adapter.train.trainer import Event, Progress, Trainer
 from d2st.adapter.train.validate import validate
 
 __all__ = ["Keeper", "fit"]
 
 SAVE_EVERY_S = 300.0  # the most work that a killed run can lose
+AGAIN_AFTER_S = 5.0  # with torchrun, which passes on signals that every rank got by itself
 
 
 @dataclass(frozen=True)
 class Keeper:
-    """Writes a stage's checkpoints into `folder`; `meta` (JSON values), `stats` and `calibration` go into each of them."""
+    """Writes a stage's checkpoints and logs into `folder`; `meta` (JSON values), `stats` and `calibration` go into each checkpoint.
+
+    With `writes` False, which is for all ranks but the first, it only restores.
+    """
 
     folder: Path
     meta: Mapping[str, Any]
     stats: Mapping[str, tuple[Any, Any]]
     calibration: Mapping[str, tuple[Any, Any]]
+    writes: bool = True
 
     def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any]) -> None:
         """Write the detector as it is now; `record` is its epoch's."""
+        if not self.writes:
+            return
         what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"]}
         checkpoint.save_checkpoint(
             self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats, calibration=self.calibration
@@ -42,13 +52,29 @@ class Keeper:
 
     def state(self, trainer: Trainer, progress: Progress) -> None:
         """Write what is needed to go on from here."""
-        content = {"seed": trainer.recipe.seed, "progress": asdict(progress)}
-        checkpoint.save_state(self.folder / checkpoint.STATE, trainer.detector, trainer.optimizer, trainer.ema, content)
+        if self.writes:
+            content = {"seed": trainer.recipe.seed, "progress": asdict(progress)}
+            checkpoint.save_state(self.folder / checkpoint.STATE, trainer.detector, trainer.optimizer, trainer.ema, content)
 
     def restore(self, trainer: Trainer) -> Progress:
         """Put the saved state into the trainer; returns how far it had come."""
         content = checkpoint.load_state(self.folder / checkpoint.STATE, trainer.detector, trainer.optimizer, trainer.ema)
         return Progress(**content["progress"])
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Log an epoch."""
+        if self.writes:
+            RunLog(self.folder).epoch(record)
+
+    def keep_epochs(self, epochs: int) -> None:
+        """Drop what was logged of epochs after number `epochs`."""
+        if self.writes:
+            RunLog(self.folder).keep_epochs(epochs)
+
+    def say(self, message: str) -> None:
+        """Log a line for people."""
+        if self.writes:
+            RunLog(self.folder).say(message)
 
 
 def fit(
@@ -68,19 +94,24 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the state was saved at the end of a step.
         RunError: a loss is not finite.
     """
-    log, optim = RunLog(keeper.folder), trainer.recipe.optim
-    log.keep_epochs(progress.epoch)
-    with deferred_interrupt() as asked:
+    optim, ranks = trainer.recipe.optim, trainer.ranks
+    keeper.keep_epochs(progress.epoch)
+    with deferred_interrupt(again_after_s=AGAIN_AFTER_S if ranks.size > 1 else 0.0) as asked:
         saved = time.monotonic()
+
+        def stop(where: str) -> None:
+            keeper.say(f"interrupted after {where}; resume with --resume")
+            everyone(ranks, None)  # the first one has written
+            raise KeyboardInterrupt
 
         def after_step() -> None:
             nonlocal saved
-            if asked() or time.monotonic() - saved > SAVE_EVERY_S:
+            stopping = any_of(ranks, flag=asked())
+            if stopping or time.monotonic() - saved > SAVE_EVERY_S:
                 keeper.state(trainer, progress)
                 saved = time.monotonic()
-            if asked():
-                log.say(f"interrupted after epoch {progress.epoch + 1}, step {progress.step}; resume with --resume")
-                raise KeyboardInterrupt
+            if stopping:
+                stop(f"epoch {progress.epoch + 1}, step {progress.step}")
 
         while progress.epoch < optim.epochs:
             if optim.patience and progress.epoch - progress.best_epoch >= optim.patience:
@@ -89,13 +120,12 @@ def fit(
             run_epoch(trainer, progress, on_event=on_event, after_step=after_step)
             record = _end_epoch(trainer, progress, val=val, metric=metric, keeper=keeper, steps=steps)
             record["seconds"] = time.perf_counter() - began
-            log.epoch(record)
+            keeper.epoch(record)
             keeper.state(trainer, progress)
             saved = time.monotonic()
             on_event({"event": "epoch", **record})
-            if asked():
-                log.say(f"interrupted after epoch {progress.epoch}; resume with --resume")
-                raise KeyboardInterrupt
+            if any_of(ranks, flag=asked()):
+                stop(f"epoch {progress.epoch}")
     return "all epochs"
 
 
@@ -105,7 +135,7 @@ def _end_epoch(
     """Validate, move `progress` to the next epoch, write the checkpoints; returns the epoch's record."""
     began = time.perf_counter()
     with _weights_to_score(trainer):
-        scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames)
+        scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=trainer.ranks)
         progress.seconds += time.perf_counter() - began
         value, loss = scores[metric], scores["loss"]
         better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
@@ -135,4 +165,4 @@ def _end_epoch(
 
 def _weights_to_score(trainer: Trainer) -> AbstractContextManager[None]:
     """The averaged weights where there are any: they are what is scored and kept."""
-    return nullcontext() if trainer.ema is None else trainer.ema.applied(trainer.detector)
+    return nullcontext() if trainer.ema is None else trainer.ema.applied()

@@ -8,7 +8,7 @@ from typing import Any
 
 from d2st.cache.files import write_atomic
 
-__all__ = ["RunLog", "epoch_line"]
+__all__ = ["RunLog", "epoch_line", "gap_line"]
 
 
 class RunLog:
@@ -20,8 +20,15 @@ class RunLog:
     def keep_epochs(self, epochs: int) -> None:
         """Drop lines of epochs after number `epochs`, which a resumed run will do again."""
         if self._metrics.is_file():
-            lines = [line for line in self._metrics.read_text().splitlines() if json.loads(line)["epoch"] <= epochs]
+            lines = [json.dumps(record, sort_keys=True) for record in self.epochs() if record["epoch"] <= epochs]
             write_atomic(self._metrics, "".join(f"{line}\n" for line in lines).encode())
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records so far; a last line that was torn by a kill is left out."""
+        if not self._metrics.is_file():
+            return []
+        whole, _, _torn = self._metrics.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record."""
@@ -42,4 +49,18 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     return (
         f"stage {record['stage']} epoch {record['epoch']}/{record['epochs']}: loss {record['loss']:.4f}, "
         f"val {name} {value:.4f}{star}, {record['samples_per_s']:.0f} samples/s, {record['seconds']:.1f} s"
+    )
+
+
+def gap_line(*gaps: Mapping[str, float | None] | None) -> str:
+    """The modality gap as one line for people: one measurement, or before and after; what is not known is a dash."""
+
+    def course(key: str, digits: int) -> str:
+        values = [gap and gap.get(key) for gap in gaps]
+        return " -> ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
+
+    return (
+        f"modality gap: centroids real {course('centroid_real', 2)}, fake {course('centroid_fake', 2)} spreads; "
+        f"probe {course('probe_accuracy', 2)} (0.5 is none); transfer AUC image to video {course('transfer_image_to_video', 3)}, "
+        f"video to image {course('transfer_video_to_image', 3)}"
     )

@@ -1,71 +1,19 @@
 """The loop: epochs of steps, validation after each, the best checkpoint by validation alone.
 
 Every step seeds all random numbers from (seed, epoch, step) and takes its samples from a plan that is a function of the same three, so a
-run that was stopped at any step and resumed makes the same weights, bit for bit on a CPU, as one that never stopped.
+run that was stopped at any step and resumed makes the same weights, bit for bit on a CPU, as one that never stopped. Of several ranks each
+does its part of every batch; gradients and losses are summed, so that all hold the same weights after each step.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from d2st.adapter.train.augment import jitter_channels
-from d2st.adapter.train.objective import Clips, classify, classify_and_align
-from d2st.adapter.train.optim import Ema, cosine_factor, set_rate
-from d2st.adapter.train.recipe import Recipe
+from d2st.adapter.train.optim import cosine_factor, set_rate
 from d2st.adapter.train.sampler import Step, epoch_requests, epoch_steps
-from d2st.adapter.train.seeds import LOSS, seed_everything, step_rng
-from d2st.adapter.train.select import Rows
-from d2st.cache import Batch, Request
-from d2st.cache.errors import RunError
+from d2st.adapter.train.step import step_gradients
+from d2st.adapter.train.trainer import Event, Progress, Trainer
 
-__all__ = ["BatchSource", "Event", "Progress", "Trainer", "run_epoch", "step_rate", "steps_per_epoch"]
-
-Event = Callable[[dict[str, Any]], None]
-
-
-class BatchSource(Protocol):
-    """Whatever streams batches of token maps; `d2st.cache.TokenLoader` is the one in use."""
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[Batch]: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class Progress:
-    """How far a stage is."""
-
-    epoch: int = 0  # epochs done
-    step: int = 0  # steps of the next epoch done
-    best_epoch: int = 0  # counted from 1; 0 means none yet
-    best_value: float | None = None
-    best_loss: float | None = None  # of the validation split, at the best epoch
-    seconds: float = 0.0
-    # of this epoch alone: samples seen, the time that took, and sums of the loss parts
-    seen: int = 0
-    train_s: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """The parts of a running stage; `stats` as `jitter_channels` takes them."""
-
-    recipe: Recipe
-    detector: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
-    source: BatchSource
-    rows: Rows
-    stats: Mapping[str, tuple[Tensor, Tensor]]
-    clip_frames: int
-    device: torch.device
+__all__ = ["run_epoch", "step_rate", "steps_per_epoch"]
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
@@ -94,6 +42,9 @@ def run_epoch(trainer: Trainer, progress: Progress, *, on_event: Event, after_st
         seed=trainer.recipe.seed,
         epoch=progress.epoch,
         first_step=progress.step,
+        ranks=trainer.ranks,
+        views=trainer.views,
+        stride=trainer.stride,
     )
     stream = trainer.source.stream(requests)
     try:
@@ -101,10 +52,10 @@ def run_epoch(trainer: Trainer, progress: Progress, *, on_event: Event, after_st
             began = time.perf_counter()
             lr = step_rate(trainer, progress.epoch, number, steps=len(steps))
             set_rate(trainer.optimizer, lr)
-            parts = _train_step(trainer, steps[number], stream, epoch=progress.epoch, number=number)
+            parts = step_gradients(trainer, steps[number], stream, epoch=progress.epoch, number=number)
             trainer.optimizer.step()
             if trainer.ema is not None:
-                trainer.ema.update(trainer.detector, step=progress.epoch * len(steps) + number)
+                trainer.ema.update(step=progress.epoch * len(steps) + number)
             progress.step = number + 1
             progress.sums = {name: progress.sums.get(name, 0.0) + value for name, value in parts.items()}
             progress.seen += sum(len(pick) for picks in steps[number] for pick in picks)
@@ -144,58 +95,4 @@ def _steps(trainer: Trainer, epoch: int) -> list[Step]:
         balance=recipe.data.balance,
         seed=recipe.seed,
         epoch=epoch,
-    )
-
-
-def _train_step(trainer: Trainer, step: Step, stream: Iterator[Batch], *, epoch: int, number: int) -> dict[str, float]:
-    """Gradients of one step, clipped; returns the weighted losses, averaged over its passes."""
-    seed = trainer.recipe.seed
-    seed_everything(seed, epoch, number)
-    rng = step_rng(seed, epoch, number, LOSS)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, Tensor] = {}
-    for picks in step:
-        with torch.autocast("cuda", torch.bfloat16, enabled=trainer.device.type == "cuda"):
-            parts = _losses(trainer, stream, picks, rng)
-        (sum(parts.values()) / len(step)).backward()
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value.detach() / len(step)
-    limit = trainer.recipe.optim.clip_norm or math.inf
-    norm = nn.utils.clip_grad_norm_(trainer.detector.parameters(), limit)
-    values = torch.stack([*sums.values(), norm]).tolist()  # the step's one wait for the device
-    if not all(math.isfinite(value) for value in values):
-        raise _not_finite(trainer, step, dict(zip([*sums, "gradient norm"], values, strict=True)), epoch=epoch, number=number)
-    return dict(zip(sums, values, strict=False))
-
-
-def _losses(
-    trainer: Trainer, stream: Iterator[Batch], picks: tuple[np.ndarray, ...], rng: np.random.Generator
-) -> dict[str, Tensor]:
-    recipe = trainer.recipe
-    if len(picks) == 1:
-        return classify(trainer.detector, _clips(trainer, next(stream), rng), loss=recipe.loss)
-    images = _clips(trainer, next(stream), rng, keep=True)  # the next batch may take its memory
-    videos = _clips(trainer, next(stream), rng)
-    return classify_and_align(trainer.detector, images, videos, loss=recipe.loss, align=recipe.align, rng=rng)
-
-
-def _clips(trainer: Trainer, batch: Batch, rng: np.random.Generator, *, keep: bool = False) -> Clips:
-    augment, tokens, cls = trainer.recipe.augment, batch.tokens, batch.cls
-    if augment.brightness or augment.contrast:
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        tokens, cls = jitter_channels(
-            tokens, cls, trainer.stats, brightness=augment.brightness, contrast=augment.contrast, generator=generator
-        )
-    elif keep:
-        tokens, cls = ({layer: value.clone() for layer, value in maps.items()} for maps in (tokens, cls))
-    mask = batch.mask.clone() if keep else batch.mask
-    return Clips(tokens, cls, mask, torch.from_numpy(trainer.rows.label[batch.tag]).to(trainer.device))
-
-
-def _not_finite(trainer: Trainer, step: Step, values: dict[str, float], *, epoch: int, number: int) -> RunError:
-    ids = [trainer.rows.ids[i] for picks in step for pick in picks for i in pick]
-    shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    return RunError(
-        f"training met a number that is not finite in epoch {epoch + 1}, step {number + 1} ({shown}); its samples: {', '.join(ids)}",
-        fix="Lower optim.lr, or look at these samples' features with `d2st cache info`; the last checkpoint is from before this step",
     )

@@ -3,33 +3,67 @@
 They compute in float32 whatever autocast says: sums of exponentials and covariances are what half precision loses first.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["clip_bce", "consistency", "coral", "frame_bce", "supcon"]
+from d2st.cache.errors import ConfigError
+
+__all__ = ["Kind", "clip_loss", "consistency", "coral", "frame_loss", "mmd", "supcon"]
+
+Kind = Literal["bce", "focal", "balanced"]
+MMD_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in medians
 
 
-def clip_bce(logit: Tensor, label: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy on clip logits.
+def clip_loss(
+    logit: Tensor,
+    label: Tensor,
+    *,
+    kind: Kind = "bce",
+    gamma: float = 2.0,
+    class_weight: tuple[float, float] | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Classification of clips: the plain mean over the batch of one of three losses, with p = sigmoid(logit) and q = 1 - p.
 
-        y~ = (1 - eps) y + eps / 2;   L = -mean_i [ y~_i log p_i + (1 - y~_i) log(1 - p_i) ],  p = sigmoid(logit)
+        y~ = (1 - eps) y + eps / 2                                        label smoothing (Szegedy et al., CVPR 2016, for two classes)
+        bce       -[ y~ log p + (1 - y~) log q ]
+        focal     -[ y~ q^gamma log p + (1 - y~) p^gamma log q ]          Lin et al., ICCV 2017 (arXiv 1708.02002, eq. 4)
+        balanced  w_y bce                                                 w_y = N / (2 N_y) of the training split: each label weighs half
+
+    Smoothing on top of the focal loss is its expectation over the softened label: each of the two terms keeps its own factor. The mean
+    divides by the number of clips, never by the sum of weights, so that parts of a batch add up to the whole.
 
     Args:
-        logit: (B,). label: (B,) 0 real, 1 fake. smoothing: eps (Szegedy et al., CVPR 2016, for two classes).
+        logit: (B,). label: (B,) 0 real, 1 fake. gamma: of focal; at 0 it is bce. class_weight: (w_0, w_1) of balanced, which needs it.
+        smoothing: eps, in [0, 1).
+
+    Raises:
+        ConfigError: balanced without weights.
     """
-    return F.binary_cross_entropy_with_logits(logit.float(), _smooth(label, smoothing))
+    return _each(logit, label, kind=kind, gamma=gamma, class_weight=class_weight, smoothing=smoothing).mean()
 
 
-def frame_bce(logits: Tensor, label: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy on per-frame logits with the clip's label: mean over a clip's valid frames, then over clips.
+def frame_loss(
+    logits: Tensor,
+    label: Tensor,
+    mask: Tensor,
+    *,
+    kind: Kind = "bce",
+    gamma: float = 2.0,
+    class_weight: tuple[float, float] | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """The same of per-frame logits with the clip's label: mean over a clip's valid frames, then over clips.
 
     Args:
         logits: (B, T). label: (B,). mask: (B, T), True where a frame is. Every clip has at least one.
     """
-    target = _smooth(label, smoothing)[:, None].expand_as(logits)  # (B,) -> (B, T)
     # masked before and after: what padding holds, NaN included, has no gradient
-    each = F.binary_cross_entropy_with_logits(logits.float().masked_fill(~mask, 0), target, reduction="none")
+    valid = logits.float().masked_fill(~mask, 0)
+    each = _each(valid, label[:, None], kind=kind, gamma=gamma, class_weight=class_weight, smoothing=smoothing)  # (B, T)
     return ((each * mask).sum(1) / mask.sum(1)).mean()
 
 
@@ -71,6 +105,32 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     return gap.square().sum() / (4 * source.shape[1] ** 2)
 
 
+def mmd(source: Tensor, target: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy, the unbiased estimate of Gretton et al., JMLR 2012 (eq. 3).
+
+        MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+        k(a, b) = mean_w exp(-|a - b|^2 / (w m)),   w = 1/4, 1/2, 1, 2, 4
+
+    Several widths as in Long et al., DAN, ICML 2015; m is the median squared distance of all pairs of both batches (the median heuristic).
+    It takes part in the gradient, so the loss does not change with the scale of the embeddings: shrinking them lowers nothing. Being
+    unbiased, it is 0 on average where the distributions are equal, and may be negative. 0 when a batch has fewer than two samples.
+
+    Args:
+        source: (B_s, d). target: (B_t, d).
+    """
+    count = len(source)
+    if min(count, len(target)) < 2:
+        return source.new_zeros((), dtype=torch.float32)
+    both = torch.cat([source, target])
+    both = both if both.dtype == torch.float64 else both.float()
+    squared = (both[:, None] - both[None]).square().sum(2)  # (B, B)
+    pairs = ~torch.eye(len(both), dtype=torch.bool, device=both.device)
+    median = squared[pairs].median().clamp(min=torch.finfo(both.dtype).tiny)
+    kernel = torch.stack([torch.exp(-squared / (width * median)) for width in MMD_WIDTHS]).mean(0) * pairs  # diagonal left out
+    within = (part.sum() / (len(part) * (len(part) - 1)) for part in (kernel[:count, :count], kernel[count:, count:]))
+    return sum(within) - 2 * kernel[:count, count:].mean()
+
+
 def consistency(clip_logit: Tensor, frame_logit: Tensor) -> Tensor:
     """A single frame should say what its clip says: mean KL( Bernoulli(p) || Bernoulli(q) ), p = sigmoid(clip), q = sigmoid(frame).
 
@@ -84,5 +144,24 @@ def consistency(clip_logit: Tensor, frame_logit: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(frame_logit.float(), p) - entropy
 
 
-def _smooth(label: Tensor, smoothing: float) -> Tensor:
-    return label.float() * (1 - smoothing) + smoothing / 2
+def _each(
+    logit: Tensor,
+    label: Tensor,
+    *,
+    kind: Kind,
+    gamma: float,
+    class_weight: tuple[float, float] | None,
+    smoothing: float,
+) -> Tensor:
+    """The loss of each logit, in float32; `label` is broadcast."""
+    logit, label = logit.float(), label.float()
+    target = label * (1 - smoothing) + smoothing / 2
+    if kind == "focal":
+        fake, real = F.softplus(-logit), F.softplus(logit)  # -log p, -log q; so q^gamma = exp(-gamma real)
+        return target * (-gamma * real).exp() * fake + (1 - target) * (-gamma * fake).exp() * real
+    loss = F.binary_cross_entropy_with_logits(logit, target.expand_as(logit), reduction="none")
+    if kind == "bce":
+        return loss
+    if class_weight is None:
+        raise ConfigError("the balanced loss needs the weights of both labels", fix="Pass class_weight=(w_real, w_fake)")
+    return loss * (class_weight[0] + (class_weight[1] - class_weight[0]) * label)

@@ -52,26 +52,26 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Ema:
-    """Exponential moving average of a model's parameters: a_n = d_n a_(n-1) + (1 - d_n) w_n, d_n = min(decay, (1 + n) / (10 + n)).
+    """Exponential moving average of the parameters of one model: a_n = d_n a_(n-1) + (1 - d_n) w_n, d_n = min(decay, (1 + n) / (10 + n)).
 
     The rising d_n lets short runs forget their random start. Buffers do not change in training and are not averaged.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.averages = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self._parameters = dict(model.named_parameters())
+        self.averages = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, *, step: int) -> None:
-        """Take in the weights after step number `step`, counted from 0."""
+    def update(self, *, step: int) -> None:
+        """Take in the model's weights after step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in model.named_parameters():
-            self.averages[name].lerp_(parameter, 1 - decay)
+        torch._foreach_lerp_(list(self.averages.values()), list(self._parameters.values()), 1 - decay)
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The model holds the averages inside the block and its own weights again after it."""
-        parameters = dict(model.named_parameters())
+        parameters = self._parameters
         with torch.no_grad():
             own = {name: parameter.detach().clone() for name, parameter in parameters.items()}
             for name, parameter in parameters.items():

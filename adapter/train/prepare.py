@@ -1,99 +1,90 @@
-"""The parts of a stage before its first step: the clip length, what its checkpoints will say, the network, the optimiser, the loader."""
+"""A planned stage before its first step: its network, optimiser and loader."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from d2st.adapter.nets import adapter_params
+from d2st.adapter.precision import product_dtype
 from d2st.adapter.train import checkpoint
-from d2st.adapter.train.loop import Event, Trainer
 from d2st.adapter.train.optim import Ema, make_optimizer, unmatched_rates
-from d2st.adapter.train.recipe import Recipe
+from d2st.adapter.train.plan import Plan
+from d2st.adapter.train.ranks import Ranks
 from d2st.adapter.train.seeds import seed_everything
-from d2st.adapter.train.select import Selection, to_rows
+from d2st.adapter.train.select import Rows, to_rows
+from d2st.adapter.train.trainer import Event, Trainer
 from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Store, TokenLoader
-from d2st.cache.errors import ConfigError, RunError
+from d2st.cache.errors import RunError
+from d2st.cache.fingerprint import check_same
+from d2st.cache.views import open_views
 
-__all__ = ["clip_length", "describe", "make_trainer", "start_from"]
+__all__ = ["checkpoint_name", "class_weight", "make_detector", "make_trainer", "refuse_misfit"]
+
+ENCODER = ("backbone", "weights_digest", "tap")  # of a cache's config: what the numbers of a token map mean
 
 
-def clip_length(recipe: Recipe, selection: Selection, on_event: Event) -> int:
-    """T: the recipe's, or what the cache has where that is less (frames that no clip has need no place)."""
-    most = int(selection.train["frames_cached"].max())  # type: ignore[arg-type]
-    if recipe.data.frames <= most:
-        return recipe.data.frames
-    on_event(
-        {
-            "event": "note",
-            "message": f"the cache holds at most {most} frames a sample: clips have {most}, not {recipe.data.frames}",
-        }
+def make_detector(
+    store: Store,
+    plan: Plan,
+    *,
+    device: str,
+    init_checkpoint: Path | None,
+    in_memory: bool = False,
+    whiten: bool = True,
+) -> tuple[nn.Module, TokenLoader, str | None]:
+    """The network on its device, the loader, and the name of what the weights come from.
+
+    Args:
+        init_checkpoint: weights to start from, head included; None starts from seeded random ones, fitted to the samples if `whiten`.
+
+    Raises:
+        ConfigError: as `TokenLoader` does. RunError: the checkpoint does not fit.
+    """
+    meta, selection = plan.meta, plan.selection
+    seed_everything(plan.recipe.seed)
+    detector = checkpoint.build_detector(meta, store.tokens.stats)
+    if init_checkpoint is not None:
+        refuse_misfit(init_checkpoint, checkpoint.read_meta(init_checkpoint), meta)
+        checkpoint.load_weights(detector, init_checkpoint)
+    detector = detector.to(device)
+    views = open_views(store, plan.recipe.data.views)
+    train, val = (int(samples["frames_cached"].sum()) for samples in (selection.train, selection.val))
+    source = TokenLoader(
+        store,
+        meta["layers"],
+        device=device,
+        maps=detector.adapter.needs_maps,
+        in_memory=in_memory,
+        frames=train * (1 + len(views)) + val,
+        views=views,
     )
-    return most
-
-
-def describe(store: Store, recipe: Recipe, *, clip_frames: int) -> dict[str, Any]:
-    """What a checkpoint says of itself; checks the adapter's name, layers and parameters on the way."""
-    wanted, cached = recipe.adapter.layers, store.tokens.layers
-    missing = [] if wanted == "all" else [layer for layer in wanted if layer not in cached]
-    if missing:
-        raise ConfigError(f"the cache has no layer {', '.join(missing)}", fix=f"It has {', '.join(cached)}; set adapter.layers")
-    params = adapter_params(recipe.adapter.name, recipe.adapter.params)
-    return {
-        "stage": recipe.stage,
-        "adapter": recipe.adapter.name,
-        "adapter_params": params.model_dump(),  # defaults spelt out: a later version may have others
-        "layers": [layer for layer in cached if wanted == "all" or layer in wanted],
-        "channels": store.tokens.channels,
-        "grid": list(store.tokens.grid),
-        "clip_frames": clip_frames,
-        "fingerprint": store.tokens.fingerprint,
-        "config": store.tokens.config,
-        "notes": store.tokens.notes,
-        "seed": recipe.seed,
-        "label_smoothing": recipe.loss.label_smoothing,
-        "shuffled_labels": recipe.data.shuffle_labels,
-    }
+    if init_checkpoint is None and whiten:
+        fit_whitening(detector.adapter, source, to_rows(selection.train), seed=plan.recipe.seed)
+    return detector, source, checkpoint_name(init_checkpoint) if init_checkpoint else None
 
 
 def make_trainer(
     store: Store,
-    recipe: Recipe,
-    selection: Selection,
-    meta: dict[str, Any],
+    plan: Plan,
+    detector: nn.Module,
+    source: TokenLoader,
     *,
     device: str,
-    init_checkpoint: Path | None,
-    on_event: Event,
-    in_memory: bool = False,
-) -> tuple[Trainer, str | None]:
-    """Network, optimiser and loader, and the name of what the weights come from. Raises ConfigError as `TokenLoader` does."""
-    seed_everything(recipe.seed)
-    stats = store.tokens.stats
-    detector = checkpoint.build_detector(meta, stats)
-    init = None
-    if init_checkpoint is not None:
-        init = start_from(detector, init_checkpoint, meta, on_event)
-    detector = detector.to(device)
+    ranks: Ranks = Ranks(),  # noqa: B008, frozen
+    on_event: Event = lambda event: None,
+) -> Trainer:
+    """Put a stage's parts together."""
+    recipe, rows = plan.recipe, to_rows(plan.selection.train)
     optim = recipe.optim
     for part in unmatched_rates(detector, optim.rates):
-        on_event(
-            {
-                "event": "note",
-                "message": f"adapter {recipe.adapter.name} has no parameter with {part!r} in its name (optim.rates)",
-            }
-        )
-    frames = sum(int(samples["frames_cached"].sum()) for samples in (selection.train, selection.val))
-    source = TokenLoader(
-        store, meta["layers"], device=device, maps=detector.adapter.needs_maps, in_memory=in_memory, frames=frames
-    )
-    rows = to_rows(selection.train)
-    if init is None:
-        fit_whitening(detector.adapter, source, rows, seed=recipe.seed)
-    trainer = Trainer(
+        message = f"adapter {recipe.adapter.name} has no parameter with {part!r} in its name (optim.rates)"
+        on_event({"event": "note", "message": message})
+    on_device = torch.device(device)
+    return Trainer(
         recipe=recipe,
         detector=detector,
         optimizer=make_optimizer(detector, lr=optim.lr, weight_decay=optim.weight_decay, rates=optim.rates),
@@ -101,25 +92,47 @@ def make_trainer(
         source=source,
         rows=rows,
         stats={
-            name: (torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)) for name, (mean, std) in stats.items()
+            name: (torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device))
+            for name, (mean, std) in store.tokens.stats.items()
         },
-        clip_frames=meta["clip_frames"],
-        device=torch.device(device),
+        clip_frames=plan.meta["clip_frames"],
+        device=on_device,
+        ranks=ranks,
+        dtype=product_dtype(optim.precision, on_device),
+        class_weight=class_weight(rows),
+        views=max(1, len(recipe.data.views)),
+        stride=source.stride,
     )
-    return trainer, init
 
 
-def start_from(detector: nn.Module, path: Path, meta: Mapping[str, Any], on_event: Event) -> str:
-    """Load the weights of an earlier stage, head included; returns its name for the records. Raises RunError where they don't fit."""
-    there = checkpoint.read_meta(path)
+def class_weight(rows: Rows) -> tuple[float, float]:
+    """(w_real, w_fake) of the balanced loss, w_y = N / (2 N_y): each label weighs half of the whole."""
+    real, fake = (len(rows.label) / (2 * int(count)) for count in np.bincount(rows.label, minlength=2))
+    return real, fake
+
+
+def refuse_misfit(where: Path | str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise when weights of a network that `there` describes can't start the one that `here` describes.
+
+    Raises:
+        FingerprintError: they know the token maps of another encoder, which this one's mean nothing to, be they of the same width.
+        RunError: the networks differ.
+    """
+    ours, theirs = ({key: side.get("config", {}).get(key) for key in ENCODER} for side in (here, there))
+    check_same(
+        theirs,
+        ours,
+        where=f"the cache that {where} was trained on",
+        fix="Name a checkpoint that was trained on token maps of this cache's backbone, or --init none",
+    )
     for key in ("adapter", "adapter_params", "layers", "channels"):
-        if there.get(key) != meta[key]:
+        if there.get(key) != here[key]:
             raise RunError(
-                f"{path} has {key} {there.get(key)!r}, this stage has {meta[key]!r}",
+                f"{where} has {key} {there.get(key)!r}, this stage has {here[key]!r}",
                 fix="Use the same adapter, layers and parameters in every stage, name another --init, or --init none",
             )
-    checkpoint.load_weights(detector, path)
-    name = "/".join(path.parts[-3:-1]) if path.name == checkpoint.BEST else path.name  # never an absolute path
-    if there.get("fingerprint") != meta["fingerprint"]:
-        on_event({"event": "note", "message": f"{name} was trained on token maps of another fingerprint"})
-    return name
+
+
+def checkpoint_name(path: Path) -> str:
+    """What the records call a checkpoint, such as "demo/stage1": never an absolute path."""
+    return "/".join(path.parts[-3:-1]) if path.name == checkpoint.BEST else path.name

@@ -4,24 +4,25 @@ Pydantic stays at this edge: the trainer takes a `Recipe` apart and hands plain 
 knob that is silently ignored costs a night of training.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 __all__ = ["STAGES", "Adapter", "Align", "Augment", "Data", "Loss", "Mix", "Optim", "Recipe"]
 
 STAGES = (1, 2, 3)
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Mix(BaseModel, frozen=True, extra="forbid"):
+class Mix(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Relative shares among the training samples; where an axis is given, a value that it does not name is left out."""
 
-    dataset: dict[str, PositiveFloat] = Field(default_factory=dict, description="data set -> share")
-    label: dict[Literal["real", "fake"], PositiveFloat] = Field(default_factory=dict, description="real, fake -> share")
-    kind: dict[Literal["image", "video"], PositiveFloat] = Field(default_factory=dict, description="image, video -> share")
+    dataset: dict[str, Share] = Field(default_factory=dict, description="data set -> share")
+    label: dict[Literal["real", "fake"], Share] = Field(default_factory=dict, description="real, fake -> share")
+    kind: dict[Literal["image", "video"], Share] = Field(default_factory=dict, description="image, video -> share")
 
 
-class Data(BaseModel, frozen=True, extra="forbid"):
+class Data(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Which rows of the cache a stage sees."""
 
     frames: int = Field(ge=1, le=256, description="T, frames a clip; 1 shows single frames")
@@ -32,7 +33,7 @@ class Data(BaseModel, frozen=True, extra="forbid"):
     mix: Mix = Field(default_factory=Mix, description="shares of data sets, labels and kinds among them; as they come if empty")
     views: tuple[str, ...] = Field(
         (),
-        description="token sets of other views of the same crops; each epoch draws one of these or the first set for each sample",
+        description="token sets of the same crops, the opened one among them; each epoch draws one of them for each sample",
     )
     balance: Literal["label", "none"] = Field(
         "label", description="label: both labels are drawn equally often; none: as they come"
@@ -41,7 +42,7 @@ class Data(BaseModel, frozen=True, extra="forbid"):
     allow_identity_overlap: bool = Field(False, description="train although an identity appears in two splits")
 
 
-class Adapter(BaseModel, frozen=True, extra="forbid"):
+class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Which network reads the token maps."""
 
     name: str = Field("d2st", description="a registered adapter")
@@ -51,7 +52,7 @@ class Adapter(BaseModel, frozen=True, extra="forbid"):
     params: dict[str, Any] = Field(default_factory=dict, description="the adapter's own parameters")
 
 
-class Optim(BaseModel, frozen=True, extra="forbid"):
+class Optim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """AdamW with warm-up and cosine decay."""
 
     lr: float = Field(gt=0, description="peak learning rate")
@@ -71,7 +72,7 @@ class Optim(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-class Loss(BaseModel, frozen=True, extra="forbid"):
+class Loss(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Classification."""
 
     kind: Literal["bce", "focal", "balanced"] = Field(
@@ -82,7 +83,7 @@ class Loss(BaseModel, frozen=True, extra="forbid"):
     frame_weight: float = Field(0.3, ge=0, description="weight of the per-frame logits beside the clip's")
 
 
-class Augment(BaseModel, frozen=True, extra="forbid"):
+class Augment(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Feature-space augmentation; 0 switches each off."""
 
     frame_drop: float = Field(0.0, ge=0, lt=1, description="probability that a frame of a clip is left out; half of them stay")
@@ -100,17 +101,17 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
     contrast: float = Field(0.0, ge=0, lt=1, description="relative change of a channel's spread (FroFA)")
 
 
-class Align(BaseModel, frozen=True, extra="forbid"):
+class Align(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Stage 3: weights of the losses that bring images and videos into one feature space; 0 switches each off."""
 
     supcon: float = Field(0.0, ge=0, description="weight of supervised contrast across the two kinds")
     temperature: float = Field(0.1, gt=0, description="of the contrast")
     coral: float = Field(0.0, ge=0, description="weight of covariance alignment (deep CORAL)")
-    mmd: float = Field(0.0, ge=0, description="weight of distribution alignment by maximum mean discrepancy")
+    mmd: float = Field(0.0, ge=0, description="weight of distribution alignment within each label, by maximum mean discrepancy")
     consistency: float = Field(0.0, ge=0, description="weight of agreement between a clip and one of its frames")
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One stage of training."""
 
     stage: Literal[1, 2, 3] = Field(description="1 single frames, 2 clips, 3 both in one feature space")
@@ -133,4 +134,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
             raise ValueError('stage 2 trains on clips alone: data.kinds must be ["video"]')
         if self.stage == 3 and set(self.data.kinds) != {"image", "video"}:
             raise ValueError('stage 3 aligns two kinds: data.kinds must be ["image", "video"]')
+        if self.loss.kind == "balanced" and self.data.balance == "label":
+            raise ValueError(
+                'loss.kind "balanced" weighs what data.balance "label" already draws equally often: set data.balance="none"'
+            )
         return self

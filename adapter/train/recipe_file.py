@@ -5,20 +5,25 @@ An unknown key is answered with its nearest neighbours, and a bad value with its
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from d2st.adapter.train.recipe import Recipe
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import ConfigError, UsageError
 
 __all__ = ["known_keys", "load_recipe", "recipe_names", "to_toml"]
 
 _FOLDER = resources.files("d2st.adapter") / "recipes"
+_NAME = r""" "(?:[^"\\]|\\.)*" | '[^']*' | [^.="']+ """.replace(" ", "")  # of an override's dotted key; quoted as in TOML
+_OVERRIDE = re.compile(rf"\s*((?:{_NAME})(?:\s*\.\s*(?:{_NAME}))*)\s*=(.*)", re.DOTALL)
 
 
 def load_recipe(source: int | str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -26,7 +31,8 @@ def load_recipe(source: int | str | Path, overrides: Iterable[str] = ()) -> Reci
 
     Args:
         source: 1, 2 or 3, a name of `recipe_names()`, or a path.
-        overrides: "section.key=value" each, the value written as in TOML; a bare word is taken as a string.
+        overrides: "section.key=value" each, the value written as in TOML; a bare word is taken as a string, and a name with a dot or a
+            sign of equality is quoted: data.mix.dataset."DFDC.v2"=1.
 
     Raises:
         ConfigError: no such recipe, not TOML, an unknown key, or a value out of its range.
@@ -37,6 +43,8 @@ def load_recipe(source: int | str | Path, overrides: Iterable[str] = ()) -> Reci
         where = str(source)
         try:
             text = source.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where} is not UTF-8 text: {error}", fix="Save it as UTF-8, or name a TOML file") from error
         except OSError as error:
             raise ConfigError(
                 f"can't read the recipe {source}: {error.strerror}",
@@ -55,7 +63,7 @@ def load_recipe(source: int | str | Path, overrides: Iterable[str] = ()) -> Reci
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explained(error, where) from error
+        raise _explained(error, where, tree) from error
 
 
 def recipe_names() -> list[str]:
@@ -81,33 +89,53 @@ def to_toml(recipe: Recipe) -> str:
 
 def known_keys() -> list[str]:
     """Every key of a recipe, dotted."""
+    return _keys(Recipe)
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
-    for name, info in Recipe.model_fields.items():
-        part = info.annotation
-        is_table = isinstance(part, type) and issubclass(part, BaseModel)
-        keys += [f"{name}.{key}" for key in part.model_fields] if is_table else [name]
+    for name, info in model.model_fields.items():
+        part = _table(info.annotation)
+        keys += _keys(part, f"{prefix}{name}.") if part else [prefix + name]
     return keys
 
 
+def _table(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
 def _apply(tree: dict[str, Any], item: str) -> None:
-    dotted, equals, text = item.partition("=")
-    names = [name.strip() for name in dotted.split(".")]
-    if not equals or not all(names):
-        raise ConfigError(f"an override is section.key=value, not {item!r}", fix="For example --set optim.epochs=3")
+    parsed = _OVERRIDE.fullmatch(item)
+    names = [_unquoted(name.strip()) for name in re.findall(_NAME, parsed[1])] if parsed else []
+    if parsed is None or not all(names):
+        raise UsageError(f"an override is section.key=value, not {item!r}", fix="For example --set optim.epochs=3")
+    dotted, text = parsed[1].strip(), parsed[2].strip()
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word; the model below judges it
+        value = text  # a bare word; the model below judges it
     for name in names[:-1]:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{dotted.strip()!r} reaches into a value", fix=f"Known keys: {', '.join(known_keys())}")
+            raise ConfigError(f"{dotted!r} reaches into a value", fix=f"Known keys: {', '.join(known_keys())}")
     tree[names[-1]] = value
 
 
-def _explained(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+def _unquoted(name: str) -> str:
+    """A part of a dotted key; empty where its quoting is wrong."""
+    if not name.startswith(('"', "'")):
+        return name
+    try:
+        return tomllib.loads(f"name = {name}")["name"]
+    except tomllib.TOMLDecodeError:
+        return ""
+
+
+def _explained(error: ValidationError, where: str, tree: dict[str, Any]) -> ConfigError:
+    # a misspelt key also leaves its namesake missing: tell of the key that is there
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    names, info = _field(first["loc"])
+    key = ".".join(names)
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.6) or _same_name(key)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -115,10 +143,31 @@ def _explained(error: ValidationError, where: str) -> ConfigError:
     if first["type"] == "missing":
         return ConfigError(f"{where} lacks {key!r}", fix="Start from a recipe that comes with d2st")
     message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(
-        f"{where}: {key + ': ' if key else ''}{message}",
-        fix=f"It is {first['input']!r} now" if key else "Change one of the two",
-    )
+    if not key:
+        return ConfigError(f"{where}: {message}", fix="Change one of the two")
+    if first["loc"][-1] == "[key]":
+        return ConfigError(f"{where}: {key}: {message}", fix=f"The key is {first['input']!r} now")
+    if info is not None and get_origin(info.annotation) in (Union, UnionType):  # each member has a complaint of its own
+        message = f"it takes {info.description}"
+    value: Any = tree
+    for name in names:
+        value = value[name]
+    return ConfigError(f"{where}: {key}: {message}", fix=f"It is {value!r} now")
+
+
+def _field(loc: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
+    """The keys that lead to what an error is about, and its field; what pydantic adds behind (members of unions, places) is left out."""
+    names, model = [], Recipe
+    for at, part in enumerate(loc):
+        names.append(str(part))
+        info = model.model_fields.get(str(part))
+        table = _table(info.annotation) if info else None
+        if table is None:
+            if info and get_origin(info.annotation) is dict:
+                names += [str(name) for name in loc[at + 1 : at + 2]]
+            return names, info
+        model = table
+    return names, None
 
 
 def _same_name(key: str) -> list[str]:
@@ -127,9 +176,12 @@ def _same_name(key: str) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, BaseModel):
         return _toml(value.model_dump())
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value)  # a TOML basic string is a JSON string
+    if isinstance(value, float):
+        return repr(value)
+    # a TOML basic string is a JSON string, but for pairs of surrogates, which it refuses, and for DEL, which it wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -4,10 +4,12 @@ runs/<name>/stage1/  recipe.toml          the resolved recipe
                      environment.json     versions and device
                      fingerprint.json     which cache, which samples
                      samples.parquet      the samples and the labels that training saw
+                     mix.json             how many samples each data set, kind and label had, and gave
                      metrics.jsonl        a line an epoch
                      log.txt              the same for people
                      best.safetensors     by validation alone
                      last.safetensors     the newest epoch; last.state.safetensors to resume
+                     gap_before.json      of stage 3: the modality gap of the weights that it starts from
                      result.json          written when the stage is finished, and only then
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 import polars as pl
 
 from d2st.adapter.train.checkpoint import BEST, STATE
-from d2st.cache.errors import RunError
+from d2st.cache.errors import RunError, UsageError
 from d2st.cache.files import write_atomic
 
 __all__ = [
@@ -55,9 +57,9 @@ def default_name(now: datetime | None = None) -> str:
 
 
 def stage_folder(runs: Path, name: str, stage: int) -> Path:
-    """runs/<name>/stage<N>. Raises RunError when the name would leave `runs`."""
+    """runs/<name>/stage<N>. Raises UsageError when the name would leave `runs`."""
     if not name or name in (".", "..") or Path(name).name != name:
-        raise RunError(f"{name!r} can't be the name of a run", fix="Use letters, digits, dashes and dots, without a slash")
+        raise UsageError(f"{name!r} can't be the name of a run", fix="Use letters, digits, dashes and dots, without a slash")
     return runs / name / f"stage{stage}"
 
 
@@ -72,9 +74,8 @@ def is_begun(folder: Path) -> bool:
     return (folder / STATE).is_file() or (folder / RESULT).is_file()
 
 
-def open_stage(folder: Path, *, resume: bool) -> None:
-    """Make a stage's folder. Raises RunError when it is taken or can't be made."""
-    refuse_taken(folder, resume=resume)
+def open_stage(folder: Path) -> None:
+    """Make a stage's folder. Raises RunError when it can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,10 +106,13 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def manifest_digest(samples: pl.DataFrame) -> str:
-    """blake2b-128 over id, label, split, kind and video of every sample: changes when what is trained or tested on changes."""
-    columns = [pl.col(name).cast(pl.String) for name in ("sample_id", "label", "split", "kind", "video_id")]
-    lines = samples.sort("sample_id").select(pl.concat_str(columns, separator="\0")).to_series()
-    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    """blake2b-128 over id, label, split, kind, video and the cached rows of every sample: changes when what is trained or tested on
+    changes, and when it lies elsewhere in the cache."""
+    columns = ("sample_id", "label", "split", "kind", "video_id", "start", "frames_cached")
+    lines = samples.sort("sample_id").select(
+        pl.concat_str([pl.col(name).cast(pl.String).fill_null("") for name in columns], separator="\0")
+    )
+    return hashlib.blake2b("\n".join(lines.to_series()).encode(), digest_size=16).hexdigest()
 
 
 def find_previous(runs: Path, *, stage: int, fingerprint: str, adapter: str, prefer: str | None = None) -> Path | None:

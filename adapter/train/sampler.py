@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from d2st.adapter.rows import PADDING
 from d2st.adapter.train.clips import clip_batch, frame_batch
+from d2st.adapter.train.ranks import Ranks, own_part
 from d2st.adapter.train.recipe import Augment
-from d2st.adapter.train.seeds import CLIPS, ORDER, step_rng
+from d2st.adapter.train.seeds import CLIPS, ORDER, VIEWS, step_rng
 from d2st.adapter.train.select import Rows
 from d2st.cache import Request
 
@@ -70,10 +72,19 @@ def epoch_requests(
     seed: int,
     epoch: int,
     first_step: int = 0,
+    ranks: Ranks = Ranks(),  # noqa: B008, frozen
+    views: int = 1,
+    stride: int = 0,
 ) -> Iterator[Request]:
-    """What to read for `steps[first_step:]`, in order: a request for each batch, tagged with its positions in `rows`."""
+    """What to read for `steps[first_step:]`, in order: a request for each batch, tagged with its positions in `rows`.
+
+    Each clip is read from one of `views` views, drawn uniformly: row r of view v is r + v * stride.
+
+    Of several ranks each reads its own part of every batch, cut after all random numbers of the whole batch were drawn.
+    """
     for number in range(first_step, len(steps)):
         rng = step_rng(seed, epoch, number, CLIPS)
+        luck = step_rng(seed, epoch, number, VIEWS) if views > 1 else None
         for picks in steps[number]:
             for i, pick in enumerate(picks):
                 start, frames = rows.start[pick], rows.frames[pick]
@@ -89,7 +100,11 @@ def epoch_requests(
                         reverse=augment.reverse,
                         frame_drop=augment.frame_drop,
                     )
-                yield Request(rows=wanted, tag=pick)
+                if luck is not None:
+                    view = luck.integers(0, views, len(pick))  # (B,)
+                    wanted = np.where(wanted == PADDING, PADDING, wanted + view[:, None] * stride)  # (B, T)
+                part = own_part(ranks, len(pick))
+                yield Request(rows=wanted[part], tag=pick[part])
 
 
 def _go_round(among: np.ndarray, quota: int, rng: np.random.Generator) -> np.ndarray:

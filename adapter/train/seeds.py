@@ -5,9 +5,9 @@ import random
 import numpy as np
 import torch
 
-__all__ = ["CLIPS", "LOSS", "ORDER", "seed_everything", "step_rng"]
+__all__ = ["CLIPS", "LOSS", "ORDER", "VIEWS", "seed_everything", "step_rng"]
 
-ORDER, CLIPS, LOSS = 0, 1, 2  # purposes, each with a stream of its own
+ORDER, CLIPS, LOSS, VIEWS = 0, 1, 2, 3  # purposes, each with a stream of its own
 
 
 def step_rng(seed: int, epoch: int, step: int, stream: int) -> np.random.Generator:
@@ -22,5 +22,5 @@ def seed_everything(*key: int) -> None:
     np.random.seed(seed)
     # not torch.manual_seed: without a GPU in use it formats a stack trace at each call
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # never true without a usable GPU
         torch.cuda.manual_seed_all(seed)

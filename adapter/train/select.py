@@ -5,17 +5,24 @@ All guards run before a network is built, so a mistake costs a second and not an
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 
-from d2st.cache.errors import ConfigError, ManifestError
+from d2st.adapter.train.guards import (
+    is_kind,
+    is_video,
+    refuse_identity_overlap,
+    refuse_left_out,
+    refuse_unknown_datasets,
+    refuse_unusable,
+)
+from d2st.adapter.train.mix import AXES, LABELS, Shares, stratum_quotas
 
 __all__ = ["Rows", "Selection", "select_samples", "to_rows"]
-
-MIN_OF_LABEL = 2  # training samples of each label without which nothing can be learnt
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Selection:
-    """Samples of the train and the val split, sorted by sample_id, with the columns of `Store.samples()`; labels are those to train on."""
+    """Samples of the train and the val split, sorted by sample_id, with the columns of `Store.samples()`; labels are those to train on.
+
+    mix: what the training split has, was asked for and gave: a row for each dataset, kind and label, with available, asked, chosen.
+    """
 
     train: pl.DataFrame
     val: pl.DataFrame
+    mix: pl.DataFrame
 
 
 def to_rows(samples: pl.DataFrame) -> Rows:
@@ -48,7 +59,7 @@ def to_rows(samples: pl.DataFrame) -> Rows:
         start=samples["start"].cast(pl.Int64).to_numpy(),
         frames=samples["frames_cached"].cast(pl.Int64).to_numpy(),
         label=samples["label"].cast(pl.Int64).to_numpy(),
-        is_video=samples.select(_is_video()).to_series().to_numpy(),
+        is_video=samples.select(is_video()).to_series().to_numpy(),
     )
 
 
@@ -57,6 +68,7 @@ def select_samples(
     *,
     kinds: Sequence[str],
     max_samples: int = 0,
+    mix: Shares = MappingProxyType({}),
     seed: int = 0,
     shuffle_labels: bool = False,
     allow_identity_overlap: bool = False,
@@ -68,85 +80,59 @@ def select_samples(
         samples: what `Store.samples()` returns.
         kinds: "image", "video" or both; frame folders are videos.
         max_samples: training samples to keep, 0 for all; the same seed keeps the same ones, and a larger number only adds to them.
+        mix: relative shares of data sets, kinds ("image", "video") and labels ("real", "fake") among the training samples, as
+            `stratum_quotas` takes them; where nothing is named, samples come in the proportions of data set, kind and label as they are.
         shuffle_labels: the sanity control. Labels of the train *and* the val split are permuted among the videos of each kind: val too,
             because choosing the best epoch by true labels would teach them after all.
         allow_identity_overlap: do not refuse identities that appear in two splits.
         need_all_kinds: refuse when a kind is missing or has one label alone (stage 3 can't align what is not there).
 
     Raises:
-        ConfigError: a split is missing, has one class, or is too small.
+        ConfigError: a split is missing, has one class, or is too small; a mix leaves a class out, or names an unknown data set.
         ManifestError: an identity appears in two splits.
     """
     if not allow_identity_overlap:
         refuse_identity_overlap(samples)
-    wanted = samples.filter(pl.col("frames_cached") > 0, _is_kind(kinds)).sort("sample_id")
-    train, val = (wanted.filter(pl.col("split").cast(pl.String) == split) for split in ("train", "val"))
-    for split, part in (("train", train), ("val", val)):
-        _refuse_unusable(part, split=split, kinds=kinds, samples=samples)
-    if need_all_kinds:
-        for kind in kinds:
-            part = train.filter(_is_kind([kind]))
-            _refuse_unusable(part, split="train", kinds=[kind], samples=samples)
-    train = _keep(train, max_samples, seed=seed)
-    _refuse_unusable(train, split="train", kinds=kinds, samples=samples)
+    there = samples.filter(pl.col("frames_cached") > 0).sort("sample_id")
+    train, val = (there.filter(pl.col("split").cast(pl.String) == split, is_kind(kinds)) for split in ("train", "val"))
+    needed = [kinds, *([kind] for kind in kinds if need_all_kinds)]
+    for some in needed:
+        refuse_unusable(train.filter(is_kind(some)), split="train", kinds=some, samples=samples)
+    refuse_unusable(val, split="val", kinds=kinds, samples=samples)
+    refuse_unknown_datasets(
+        mix.get("dataset", ()), there.filter(pl.col("split").cast(pl.String) == "train")["dataset"].unique()
+    )
+    train, strata = _choose(train, mix=mix, max_samples=max_samples, seed=seed)
+    for some in needed:
+        refuse_left_out(train.filter(is_kind(some)), kinds=some, mix=mix, max_samples=max_samples)
     if shuffle_labels:
         train, val = _shuffle_labels(train, seed=seed), _shuffle_labels(val, seed=seed + 1)
-    return Selection(train=train, val=val)
+    return Selection(train=train, val=val, mix=strata)
 
 
-def refuse_identity_overlap(samples: pl.DataFrame) -> None:
-    """Raise ManifestError when an identity or a video_id appears in more than one split, the test split included."""
-    for column, what in (("identity", "identities"), ("video_id", "videos")):
-        pairs = samples.select("dataset", pl.col("split").cast(pl.String), column)
-        pairs = pairs.explode(column) if column == "identity" else pairs
-        seen = pairs.drop_nulls(column).group_by(column).agg(pl.col("split").unique().sort(), pl.col("dataset").unique().sort())
-        crossing = seen.filter(pl.col("split").list.len() > 1).sort(column)
-        if crossing.height:
-            shown = "; ".join(
-                f"{name!r} in {' and '.join(splits)} ({', '.join(datasets)})"
-                for name, splits, datasets in crossing.head(3).rows()
-            )
-            raise ManifestError(
-                f"{crossing.height} {what} appear in two splits or more, so scores would be too good to be true: {shown}",
-                fix="Split the manifest by identity, or pass --set data.allow_identity_overlap=true if you know why",
-            )
-
-
-def _refuse_unusable(part: pl.DataFrame, *, split: str, kinds: Sequence[str], samples: pl.DataFrame) -> None:
-    what = " or ".join(kinds)
-    if part.is_empty():
-        counts = samples.group_by(pl.col("split").cast(pl.String), pl.col("kind").cast(pl.String)).len().sort("split", "kind")
-        there = ", ".join(f"{n} {split} {kind}" for split, kind, n in counts.rows()) or "nothing"
-        raise ConfigError(
-            f"the cache has no {what} in the {split} split; it has {there}", fix="Assign splits in the manifest and build again"
-        )
-    counts = {int(label): n for label, n in part["label"].value_counts().rows()}
-    for label, name in ((0, "real"), (1, "fake")):
-        least = MIN_OF_LABEL if split == "train" else 1
-        if counts.get(label, 0) < least:
-            raise ConfigError(
-                f"the {split} split has {counts.get(label, 0)} {name} among its {part.height} samples ({what}); it needs {least} or more",
-                fix="Training and validation both need real and fake samples: check labels and splits with `d2st manifest show`",
-            )
-
-
-def _keep(train: pl.DataFrame, limit: int, *, seed: int) -> pl.DataFrame:
-    """At most `limit` rows, in proportion to (label, kind); within a stratum those whose hash with the seed is smallest."""
-    if limit == 0 or limit >= train.height:
-        return train
-    ranks = [hashlib.blake2b(f"{seed}\0{sample_id}".encode(), digest_size=8).hexdigest() for sample_id in train["sample_id"]]
-    strata = ["label", _is_video().alias("is_video")]
-    ranked = train.with_columns(pl.Series("luck", ranks)).with_columns(
-        place=pl.col("luck").rank("ordinal").over(strata), of=pl.len().over(strata)
+def _choose(train: pl.DataFrame, *, mix: Shares, max_samples: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of the quotas, and the quotas; within a stratum those rows are taken whose hash with the seed is smallest."""
+    kind = pl.when(is_video()).then(pl.lit("video")).otherwise(pl.lit("image"))
+    label = pl.when(pl.col("label") == 1).then(pl.lit(LABELS[1])).otherwise(pl.lit(LABELS[0]))
+    stratum = train.select("sample_id", pl.col("dataset").cast(pl.String), kind.alias("kind"), label.alias("label"))
+    strata = stratum_quotas(
+        stratum.group_by(AXES).agg(available=pl.len().cast(pl.Int64)).sort(AXES), mix=mix, max_samples=max_samples
     )
-    # the k-th of n in its stratum stands at (k - 1/2) / n: taking the lowest takes the same share of each
-    share = (pl.col("place") - 0.5) / pl.col("of")
-    return ranked.sort(share, "sample_id").head(limit).drop("luck", "place", "of").sort("sample_id")
+    if strata["chosen"].sum() == train.height:
+        return train, strata
+    luck = pl.Series("luck", [_luck(seed, sample_id) for sample_id in stratum["sample_id"]], dtype=pl.UInt64)
+    place = stratum.with_columns(luck).select(*AXES, place=pl.col("luck").rank("ordinal").over(AXES))
+    quota = place.join(strata, on=AXES, how="left", maintain_order="left")["chosen"]
+    return train.filter(place["place"] <= quota), strata
+
+
+def _luck(seed: int, sample_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{sample_id}".encode(), digest_size=8).digest(), "big")
 
 
 def _shuffle_labels(part: pl.DataFrame, *, seed: int) -> pl.DataFrame:
     """Permute labels among video groups of one kind; all samples of a video_id keep one label."""
-    groups = part.group_by("video_id").agg(pl.col("label").first(), _is_video().first().alias("is_video")).sort("video_id")
+    groups = part.group_by("video_id").agg(pl.col("label").first(), is_video().first().alias("is_video")).sort("video_id")
     rng = np.random.default_rng([seed, 0x5EED])
     labels = groups["label"].to_numpy().copy()
     for kind in (False, True):
@@ -154,12 +140,3 @@ def _shuffle_labels(part: pl.DataFrame, *, seed: int) -> pl.DataFrame:
         labels[at] = labels[rng.permutation(at)]
     permuted = groups.select("video_id", pl.Series("label", labels, dtype=part.schema["label"]))
     return part.drop("label").join(permuted, on="video_id", how="left", maintain_order="left").select(part.columns)
-
-
-def _is_video() -> pl.Expr:
-    return pl.col("kind").cast(pl.String) != "image"
-
-
-def _is_kind(kinds: Iterable[str]) -> pl.Expr:
-    names = [name for kind in kinds for name in (("video", "frames") if kind == "video" else (kind,))]
-    return pl.col("kind").cast(pl.String).is_in(names)

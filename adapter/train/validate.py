@@ -9,8 +9,12 @@ from torch import nn
 from d2st.adapter.evaluate.groups import by_video, with_two_kinds
 from d2st.adapter.evaluate.metrics import binary_auc, tally
 from d2st.adapter.evaluate.score import score_samples
+from d2st.adapter.train.exchange import alike, everyone
+from d2st.adapter.train.ranks import Ranks
 
 __all__ = ["choose_metric", "validate"]
+
+SCORED = ("sample_id", "video_id", "kind", "label", "logit", "score")
 
 
 def choose_metric(val: pl.DataFrame) -> str:
@@ -22,14 +26,24 @@ def choose_metric(val: pl.DataFrame) -> str:
     return "auc"
 
 
-def validate(detector: nn.Module, source: Any, val: pl.DataFrame, *, clip_frames: int) -> dict[str, float | None]:
-    """Score the validation split.
+def validate(
+    detector: nn.Module,
+    source: Any,
+    val: pl.DataFrame,
+    *,
+    clip_frames: int,
+    ranks: Ranks = Ranks(),  # noqa: B008, frozen
+) -> dict[str, float | None]:
+    """Score the validation split, each of the ranks its part of it.
 
     Returns:
         video_auc (grouped by video_id), image_auc, auc over all groups, each null where a class is missing; and loss, the mean binary
         cross-entropy of the samples, which breaks ties between epochs of equal AUC.
     """
-    predictions = with_two_kinds(score_samples(detector, source, val, clip_frames=clip_frames))
+    with alike(ranks):
+        own = val.gather_every(ranks.size, ranks.rank)  # every R-th: kinds and lengths are spread evenly
+        scored = score_samples(detector, source, own, clip_frames=clip_frames).select(SCORED)
+    predictions = with_two_kinds(pl.concat(everyone(ranks, scored)).sort("sample_id"))
     scopes = {f"{kind}_auc": predictions.filter(pl.col("kind") == kind) for kind in ("video", "image")} | {"auc": predictions}
     logit, label = predictions["logit"].to_numpy(), predictions["label"].to_numpy()
     # -log sigmoid(z) for fakes, -log sigmoid(-z) for reals

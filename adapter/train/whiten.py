@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from d2st.adapter.nets.conditioning import WhitenedLinear
+from d2st.adapter.nets.read import PatchRead
 from d2st.adapter.train.select import Rows
 from d2st.cache import Request, TokenLoader
 
@@ -19,9 +19,9 @@ TOKENS_A_FRAME = 64
 
 
 def fit_whitening(adapter: nn.Module, source: TokenLoader, rows: Rows, *, seed: int) -> None:
-    """Set the whitening of each `WhitenedLinear` in `adapter.whitened` (layer -> module) by the correlation of its channels over one
+    """Set the whitening of each `PatchRead` in `adapter.whitened` (layer -> module) by the correlation of its channels over one
     frame of up to 512 training samples, drawn by `seed`. An adapter without the attribute is left as it is."""
-    reads: Mapping[str, WhitenedLinear] = getattr(adapter, "whitened", {})
+    reads: Mapping[str, PatchRead] = getattr(adapter, "whitened", {})
     if not reads:
         return
     generator = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from d2st.cli.cache.options import (
     Device,
     Dtype,
     FramesOption,
+    ImageSize,
     Json,
     Layers,
     Manifest,
@@ -39,6 +40,7 @@ def build(
     root: Root = None,
     backbone: Backbone = "ViT-B-16-quickgelu",
     pretrained: Pretrained = "openai",
+    image_size: ImageSize = None,
     layers: Layers = "four",
     frames: FramesOption = 12,
     sampling: Sampling = "even",
@@ -63,6 +65,7 @@ def build(
     Examples:
       d2st cache build faces.parquet --cache faces.d2st
       d2st cache build faces.parquet --cache l14.d2st --backbone ViT-L-14-quickgelu --layers last
+      d2st cache build faces.parquet --cache b16-384.d2st --image-size 384
       d2st cache build crops.parquet --cache crops.d2st --detector none
       d2st cache build faces.parquet --cache faces.d2st --dtype int8
       d2st cache build faces.parquet --cache faces.d2st --retry
@@ -80,6 +83,7 @@ def build(
     front = make_front_end(
         backbone=backbone,
         pretrained=pretrained,
+        image_size=image_size,
         layers=layers,
         frames=frames,
         sampling=sampling,

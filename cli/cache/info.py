@@ -50,7 +50,8 @@ def info(cache: Annotated[Path, typer.Argument(help="The store's folder.", metav
         lines = [
             ("backbone", f"{config['backbone']} ({tokens['notes'].get('pretrained', '')}), weights {config['weights_digest']}"),
             ("layers", f"{', '.join(tokens['layers'])}: {shape} {config['dtype']}"),
-            ("encoding", f"{config['precision']}, micro-batch {config['micro_batch']}"),
+            ("encoding", f"{config['image_size']} px, {config['precision']}, micro-batch {config['micro_batch']}"),
+            *([("view", _view(config["view"]))] if "view" in config else []),
             (
                 "frames",
                 f"{tokens['frames']} of {tokens['samples']} samples in {tokens['shards']} shards, {human_bytes(tokens['bytes'])}",
@@ -62,6 +63,14 @@ def info(cache: Annotated[Path, typer.Argument(help="The store's folder.", metav
     console.print(table("cached samples", columns, found["counts"], right=("samples", "frames")))
     if found["rejected"]:
         console.print(table("left out", ("reason", "samples"), sorted(found["rejected"].items()), right=("samples",)))
+
+
+def _view(declared: dict[str, Any]) -> str:
+    """What was done to the crops, in words."""
+    parts = ["mirrored"] if declared["flip"] else []
+    if "brightness" in declared:
+        parts.append(f"brightness times {1 - declared['brightness']:g} to {1 + declared['brightness']:g}, one a sample")
+    return ", ".join(parts)
 
 
 def _describe(store: "Store") -> dict[str, Any]:

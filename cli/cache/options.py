@@ -16,6 +16,7 @@ __all__ = [
     "Device",
     "Dtype",
     "FramesOption",
+    "ImageSize",
     "Json",
     "Layers",
     "Manifest",
@@ -32,6 +33,12 @@ __all__ = [
 Manifest = Annotated[Path, typer.Argument(help="Manifest from `d2st manifest scan`.", metavar="MANIFEST")]
 Root = Annotated[Path | None, typer.Option(help="Folder the manifest's paths are relative to, if it has moved.")]
 Backbone = Annotated[str, typer.Option(help="open_clip model, such as ViT-B-16-quickgelu or ViT-L-14-quickgelu.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", min=16, max=1024, metavar="PX", help="Input of the backbone, such as 384 [default: the model's own]."
+    ),
+]
 Pretrained = Annotated[str, typer.Option(help="open_clip tag, a local weights file, or random:SEED.")]
 Layers = Annotated[str, typer.Option(help="Layers to cache: last, four, all, or block names and numbers, comma-separated.")]
 FramesOption = Annotated[int, typer.Option(min=1, max=384, help="Frames from each video.")]
@@ -65,19 +72,20 @@ def make_front_end(
     precision: str | None,
     dtype: str,
     device: str,
+    image_size: int | None = None,
 ) -> "FrontEnd":
     """Load what a build needs, from plain options. Raises ConfigError, UnknownNameError or WeightsError before any work starts."""
     from d2st.cache.device import pick_device
-    from d2st.cache.errors import ConfigError
+    from d2st.cache.errors import UsageError
     from d2st.pipeline.build.crop import CropSettings
     from d2st.pipeline.build.restore import FrontEnd
     from d2st.pipeline.clip import Encoder, load_backbone, resolve_layers
     from d2st.pipeline.faces import build_detector
 
     if sampling not in ("even", "clip"):
-        raise ConfigError(f"--sampling {sampling} is not known", fix="Use even or clip")
+        raise UsageError(f"--sampling {sampling} is not known", fix="Use even or clip")
     device = pick_device(device)
     faces = build_detector(detector, weights=detector_weights, device=device)
-    loaded = load_backbone(backbone, pretrained, device=device, precision=precision)
+    loaded = load_backbone(backbone, pretrained, device=device, precision=precision, image_size=image_size)
     encoder = Encoder(loaded, resolve_layers(layers, loaded.depth), micro_batch=micro_batch, dtype=dtype)
     return FrontEnd(faces, CropSettings(frames, sampling, crop_size or loaded.image_size, margin), encoder)

@@ -8,6 +8,7 @@ from d2st.cli.cache.options import (
     Device,
     Dtype,
     FramesOption,
+    ImageSize,
     Json,
     Layers,
     Manifest,
@@ -29,6 +30,7 @@ def plan(
     root: Root = None,
     backbone: Backbone = "ViT-B-16-quickgelu",
     pretrained: Pretrained = "openai",
+    image_size: ImageSize = None,
     layers: Layers = "four",
     frames: FramesOption = 12,
     sampling: Sampling = "even",
@@ -62,6 +64,7 @@ def plan(
     front = make_front_end(
         backbone=backbone,
         pretrained=pretrained,
+        image_size=image_size,
         layers=layers,
         frames=frames,
         sampling=sampling,

@@ -62,7 +62,7 @@ def scan(
 
     out = out or Path(f"{source.stem if source.is_file() else source.resolve().name or 'manifest'}.parquet")
     if out.suffix.lower() != ".parquet":
-        raise typer.BadParameter(f"a manifest is a Parquet file; call it {out.with_suffix('.parquet')}", param_hint="--out")
+        raise typer.BadParameter(f"{out}: a manifest is a Parquet file, name it .parquet", param_hint="--out")
     if out.exists() and source.is_file() and out.samefile(source):
         raise typer.BadParameter("would overwrite SOURCE; name another file", param_hint="--out")
     made = scan_folder(

@@ -3,6 +3,9 @@ after.
 
 It is a pure function of the manifest and the media: evenly chosen training frames of the first planned shards, whichever builder
 made their crops. The file is created exclusively, so builders that come to it at once all quantise by the same one.
+
+A view takes the calibration of the main set where the two are made alike, and else one of the crops as they are: maps of several views
+are mixed in one batch, which is decoded by one calibration. Frames that lie further out get a larger scale, and nothing is cut off.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -10,11 +13,12 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import polars as pl
 
-from d2st.cache.codec import calibration_bytes
+from d2st.cache.codec import Calibration, calibration_bytes
 from d2st.cache.files import create_exclusive
 from d2st.cache.level import Level
 from d2st.cache.reader import ArrayReader
-from d2st.cache.store import CALIBRATION, read_calibration
+from d2st.cache.store import CALIBRATION, MAIN, Store, read_calibration
+from d2st.cache.views import VIEW, without_view
 from d2st.pipeline.clip import Encoder
 from d2st.pipeline.clip.encode import CALIBRATION_FRAMES
 
@@ -43,6 +47,8 @@ def calibrate_first(
         How many shards of crops were made on the way.
     """
     made = 0
+    if encoder.dtype == "int8" and VIEW in level.config and (taken := _of_main(level, encoder)):
+        create_exclusive(level.path / CALIBRATION, calibration_bytes(taken))
     if _calibrated(level, encoder):
         return made
     for count in range(1, len(shards) + 1):
@@ -66,6 +72,18 @@ def _calibrated(level: Level, encoder: Encoder) -> bool:
         return False
     encoder.calibration = read_calibration(level)
     return True
+
+
+def _of_main(view: Level, encoder: Encoder) -> Calibration:
+    """The calibration of the main set, if it is made as the view is and has these layers; else nothing."""
+    store = Store.open(view.store)
+    if MAIN not in store.token_sets():
+        return {}
+    main = store.tokens
+    alike = without_view(main.config) == without_view(view.config)
+    if not alike or not set(encoder.layers) <= set(main.layers):
+        return {}
+    return {layer: main.calibration[layer] for layer in encoder.layers}
 
 
 def _wanted_rows(crops: Level, shards: Sequence[int], counted: Collection[str], *, last: bool) -> np.ndarray | None:

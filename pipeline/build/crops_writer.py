@@ -4,7 +4,7 @@ A shard that has its crops already is read back from the store instead. So is on
 of our own crops is dropped, since token maps must belong to the very crops that the store keeps.
 """
 
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from d2st.pipeline.build.crops import Sample
 from d2st.pipeline.build.flow import Clock, Flow, Pipe
 from d2st.pipeline.build.progress import Progress
 from d2st.pipeline.build.stagings import Stagings
+from d2st.pipeline.build.views import view_of
 from d2st.pipeline.build.work import Task, Work, has_part
 
 __all__ = ["Chunk", "CropsWriter", "End"]
@@ -77,7 +78,7 @@ class CropsWriter:
         *,
         work: Work,
         stagings: Stagings,
-        counted: Collection[str],
+        counted: Set[str],
         step: int,
         clock: Clock,
         progress: Progress,
@@ -85,6 +86,7 @@ class CropsWriter:
         self._flow, self._source, self._out = flow, source, out
         self._work, self._stagings, self._counted = work, stagings, counted
         self._step, self._clock, self._progress = step, clock, progress
+        self._view = view_of(work.tokens.config) if work.tokens is not None else None  # such sets are made from committed crops
         self._open: _Open | None = None
         self._fed: list[tuple[np.ndarray, bool]] = []
         self._sent = 0  # frames of the open shard that have gone to the encoder
@@ -170,7 +172,8 @@ class CropsWriter:
             roll_forward(crops.path)  # its builder may have died between its commit and the last rename
             part = crops.part(task.shard)
         cached = part.rows.filter(pl.col("reason").is_null()).sort("start")
-        counted = np.repeat(cached["sample_id"].is_in(list(self._counted)).to_numpy(), cached["frames"].to_numpy())  # (n,)
+        samples = np.repeat(cached["sample_id"].to_numpy(), cached["frames"].to_numpy())  # (n,) of each frame
+        counted = np.array([sample in self._counted for sample in samples], bool)
         self._progress.known(task.shard, frames=len(counted))
         if len(counted):
             spans = [np.arange(start, start + frames) for start, frames in cached.select("start", "frames").iter_rows()]
@@ -181,6 +184,8 @@ class CropsWriter:
                     with self._clock.running():
                         images = np.empty((len(part_rows), *reader.frame_shape), np.uint8)
                         reader.read(part_rows, images)
+                        if self._view is not None:
+                            images = self._view.apply(images, samples[begin : begin + self._step])
                     slots = part_rows - task.shard * SHARD_FRAMES
                     self._out.put(Chunk(task, images, slots, counted[begin : begin + self._step]))
         self._out.put(End(task, part))

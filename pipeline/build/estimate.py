@@ -4,7 +4,6 @@ The time is that of the overlapping stages. On a CPU they share the cores, so th
 sets the pace.
 """
 
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,16 +15,18 @@ import polars as pl
 
 from d2st.cache.arrays import SHARD_FRAMES
 from d2st.cache.codec import stored_arrays
+from d2st.cache.errors import StoreError
 from d2st.cache.moments import Moments
 from d2st.cache.plan import plan_shards
 from d2st.cache.shard import CRC_BYTES, ShardWriter
+from d2st.cache.statistics import add_to_moments
 from d2st.pipeline.build.crop import CropSettings
 from d2st.pipeline.build.crops import Media
 from d2st.pipeline.build.probe import Probe, probe_media
 from d2st.pipeline.build.run import planned_samples
-from d2st.pipeline.build.statistics import add_to_moments
-from d2st.pipeline.build.threads import crop_threads, encode_threads, steady_arithmetic, take_threads
+from d2st.pipeline.build.threads import crop_threads, encode_threads, take_threads
 from d2st.pipeline.clip import Encoder
+from d2st.pipeline.clip.taps import steady_arithmetic
 from d2st.pipeline.faces import FaceDetector
 from d2st.pipeline.media import default_workers
 
@@ -72,7 +73,7 @@ def estimate(
     encoder: Encoder,
     workers: int | None = None,
 ) -> Estimate:
-    """Predict the cost of building `manifest`. Arguments as for `build`. Writes one temporary file, to time the disk."""
+    """Predict the cost of building `manifest`. Arguments as for `build`. Writes temporary files, to time the disk."""
     device = encoder.backbone.device
     media = Media(root, detector, settings, workers or default_workers(), crop_threads(device), device)
     planned = planned_samples(manifest, settings)
@@ -158,16 +159,17 @@ def _encode_and_write(encoder: Encoder, size: int) -> tuple[float, float, float]
 
 
 def _write_s(arrays: dict[str, np.ndarray], frames: int) -> float:
-    """Seconds a frame to write such arrays to the disk of the current folder; 0 where nothing can be written."""
+    """Seconds a frame to write such arrays to the disk that holds temporary files; 0 where that has no room for them."""
     total = sum(values.nbytes for values in arrays.values())
     rounds = max(1, min(SHARD_FRAMES // frames, WRITE_BYTES // total))
-    if not os.access(".", os.W_OK):
+    try:
+        with tempfile.TemporaryDirectory(prefix="d2st-plan-") as folder:
+            begin = perf_counter()
+            for number, values in enumerate(arrays.values()):
+                writer = ShardWriter(Path(folder) / str(number), slots=SHARD_FRAMES)
+                for _ in range(rounds):
+                    writer.append(values)
+                writer.close()
+            return (perf_counter() - begin) / (rounds * frames)
+    except (OSError, StoreError):  # a small disk of temporary files is no reason to refuse a plan
         return 0.0
-    with tempfile.TemporaryDirectory(dir=".", prefix=".d2st-plan-") as folder:
-        begin = perf_counter()
-        for number, values in enumerate(arrays.values()):
-            writer = ShardWriter(Path(folder) / str(number), slots=SHARD_FRAMES)
-            for _ in range(rounds):
-                writer.append(values)
-            writer.close()
-        return (perf_counter() - begin) / (rounds * frames)

@@ -6,26 +6,27 @@ readers see the levels of a set as one.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from d2st.cache.claims import Claims
-from d2st.cache.errors import ConfigError, StoreError, WeightsError
-from d2st.cache.fingerprint import check_same
-from d2st.cache.level import Level, ensure_level
+from d2st.cache.errors import ConfigError, StoreError
+from d2st.cache.level import Level, ensure_level, require_writable
+from d2st.cache.statistics import refresh_all_statistics
 from d2st.cache.store import MAIN, Store, token_folder
+from d2st.cache.views import VIEW
 from d2st.pipeline.build.calibrate import calibrate_first
+from d2st.pipeline.build.encoders import encoder_like
 from d2st.pipeline.build.progress import OnProgress, Progress
 from d2st.pipeline.build.report import BuildReport, make_report
 from d2st.pipeline.build.stages import make_shards
-from d2st.pipeline.build.statistics import refresh_all_statistics
 from d2st.pipeline.build.tokens import ensure_token_arrays
 from d2st.pipeline.build.use import Run
-from d2st.pipeline.build.work import Work, check_writable, own_shards, stale_tokens
-from d2st.pipeline.clip import Encoder, load_backbone, resolve_layers
+from d2st.pipeline.build.views import View
+from d2st.pipeline.build.work import Work, own_shards, stale_tokens
+from d2st.pipeline.clip import Encoder
 
-__all__ = ["add_layers", "encode_set", "encoder_like"]
+__all__ = ["add_layers", "encode_set"]
 
 
 def encode_set(
@@ -33,12 +34,14 @@ def encode_set(
     name: str,
     encoder: Encoder,
     *,
+    view: View | None = None,
     part: tuple[int, int] | None = None,
     on_progress: OnProgress = lambda phase, done, total: None,
 ) -> BuildReport:
     """Encode the store's crops into the token set `name`; goes on where an earlier call was stopped, shares with others that do the same.
 
     Args:
+        view: what is done to the crops before; nothing by default.
         part: as for `build`.
         on_progress: called with ("tokens", frames done, frames in all).
 
@@ -48,11 +51,11 @@ def encode_set(
         StoreError: as for `build`.
     """
     store = Store.open(store_path)
-    check_writable(store)
+    require_writable(store_path)
     if name == MAIN:
         raise ConfigError(f"{MAIN!r} is the token set that `d2st cache build` makes", fix="Choose another name with --as")
     with Claims(store_path / "claims", purpose="build") as claims:
-        config = {**encoder.declared(), "crops": store.crops.config}
+        config = {**encoder.declared(), "crops": store.crops.config, **({VIEW: view.declared()} if view else {})}
         level = ensure_level(store_path, token_folder(name), config, {"pretrained": encoder.backbone.pretrained})
         return _encode(store, level, encoder, claims, part, on_progress)
 
@@ -81,30 +84,12 @@ def add_layers(
         StoreError: as for `build`.
     """
     store = Store.open(store_path, tokens=tokens)
-    check_writable(store)
+    require_writable(store_path)
     base = store.tokens.levels[0]
     encoder = encoder_like(base, layers, pretrained, device)
     with Claims(store_path / "claims", purpose="build") as claims:
         level = _level_for(store, tokens, base, encoder)
         return _encode(store, level, encoder, claims, part, on_progress)
-
-
-def encoder_like(base: Level, layers: str, pretrained: str | None, device: str) -> Encoder:
-    """The encoder that made `base`, for other layers."""
-    config: dict[str, Any] = base.config
-    source = pretrained or base.notes.get("pretrained") or ""
-    fix = "Name the weights that the token set was made with, a tag or a file, by --pretrained"
-    try:
-        backbone = load_backbone(config["backbone"], source, device=device, precision=config["precision"])
-    except WeightsError as error:
-        raise WeightsError(f"{error.message} ({error.fix})" if error.fix else error.message, fix=fix) from error
-    if backbone.weights_digest != config["weights_digest"]:
-        raise WeightsError(f"the weights of {backbone.name} from {source!r} are not those of {base.path}", fix=fix)
-    names = resolve_layers(layers, backbone.depth)
-    encoder = Encoder(backbone, names, micro_batch=config["micro_batch"], dtype=config["dtype"])
-    declared = {**encoder.declared(), "layers": config["layers"], "crops": config["crops"]}
-    check_same(config, declared, where=str(base.path), fix="Use the d2st that built it")
-    return encoder
 
 
 def _level_for(store: Store, tokens: str, base: Level, encoder: Encoder) -> Level:

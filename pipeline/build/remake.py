@@ -15,11 +15,12 @@ from d2st.cache.store import CALIBRATION
 from d2st.pipeline.build.calibrate import calibrate_first
 from d2st.pipeline.build.crop import CropSettings, declared_crops
 from d2st.pipeline.build.crops import Media
+from d2st.pipeline.build.encoders import encoder_like
 from d2st.pipeline.build.progress import Progress
-from d2st.pipeline.build.reencode import encoder_like
 from d2st.pipeline.build.stages import Clocks, make_shards
 from d2st.pipeline.build.threads import crop_threads
 from d2st.pipeline.build.tokens import ensure_token_arrays
+from d2st.pipeline.build.views import view_of
 from d2st.pipeline.build.work import Work
 from d2st.pipeline.clip import Encoder
 from d2st.pipeline.faces import build_detector
@@ -117,7 +118,10 @@ def _fits(crops: Level, tokens: Level, encoder: Encoder, *, without: Collection[
         rows = np.concatenate([np.zeros(0, np.int64), *spans])[: encoder.micro_batch]
         if not len(rows) or crops.part(part.shard).content != part.source:
             continue
-        found = encoder.encode(_read(crops.array("frames"), rows)).arrays
+        images, view = _read(crops.array("frames"), rows), view_of(tokens.config)
+        if view is not None:
+            images = view.apply(images, np.repeat(cached["sample_id"].to_numpy(), cached["frames"].to_numpy())[: len(rows)])
+        found = encoder.encode(images).arrays
         return all(np.array_equal(values, _read(tokens.array(name), rows)) for name, values in found.items())
     return False
 

@@ -17,6 +17,7 @@ from d2st.cache.claims import Claims
 from d2st.cache.errors import D2stError
 from d2st.cache.level import FORMAT, Level, open_level, require_writable
 from d2st.cache.mend import mend_file, mend_metadata, mend_plan
+from d2st.cache.statistics import refresh_statistics
 from d2st.cache.store import Store
 from d2st.cache.verify import Damage, verify
 from d2st.cache.verify.level_files import BROKEN, inspect_level, level_folders
@@ -24,7 +25,6 @@ from d2st.cache.verify.level_shards import slots_of
 from d2st.pipeline.build.recrop import mend_crops
 from d2st.pipeline.build.remake import Sources, encode_again
 from d2st.pipeline.build.rows import Rows
-from d2st.pipeline.build.statistics import refresh_statistics
 from d2st.pipeline.build.work import stale_tokens
 
 __all__ = ["RepairReport", "repair"]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from d2st.cache.codec import Calibration
-from d2st.cache.errors import D2stError, MediaError, WeightsError
+from d2st.cache.errors import ConfigError, D2stError, MediaError, WeightsError
 from d2st.cache.fingerprint import check_same
+from d2st.cache.views import VIEW
 from d2st.pipeline.build.crop import CropSettings, crop_frames
 from d2st.pipeline.build.run import declared_tokens
 from d2st.pipeline.clip import Encoder, Tokens, load_backbone
@@ -75,10 +76,15 @@ def restore_front_end(
         calibration: by which the level's int8 maps were quantised, so that these are quantised alike; not needed for other dtypes.
 
     Raises:
-        ConfigError: int8 maps without the calibration of all layers.
+        ConfigError: int8 maps without the calibration of all layers; or the config of a view, which is for training alone.
         WeightsError: weights that are not those of the build.
         FingerprintError: this version of d2st would make other crops or maps than the build did.
     """
+    if VIEW in config:
+        raise ConfigError(
+            f"it was trained on a view of the crops alone ({config[VIEW]}), and files are scored as they are",
+            fix="Train with the main token set open (--tokens main) and the view among data.views",
+        )
     declared = config["crops"]
     settings = CropSettings(declared["frames"], declared["sampling"], declared["size"], declared["margin_ratio"])
     detector = build_detector(declared["detector"], weights=detector_weights, device=device)
@@ -88,7 +94,9 @@ def restore_front_end(
             fix="Name the same file with --detector-weights",
         )
     try:
-        backbone = load_backbone(config["backbone"], pretrained, device=device, precision=config["precision"])
+        backbone = load_backbone(
+            config["backbone"], pretrained, device=device, precision=config["precision"], image_size=config["image_size"]
+        )
     except WeightsError as error:
         fix = "Name the weights that the cache was built with, a tag or a file, by --pretrained"
         raise WeightsError(f"{error.message} ({error.fix})" if error.fix else error.message, fix=fix) from error

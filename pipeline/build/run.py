@@ -11,6 +11,7 @@ from d2st.cache.claims import Claims
 from d2st.cache.errors import FingerprintError, ManifestError
 from d2st.cache.level import Level, ensure_level
 from d2st.cache.plan import extend_plan
+from d2st.cache.statistics import refresh_all_statistics
 from d2st.cache.store import Store
 from d2st.pipeline.build.calibrate import calibrate_first
 from d2st.pipeline.build.crop import CropSettings, declared_crops
@@ -19,11 +20,10 @@ from d2st.pipeline.build.progress import OnProgress, Progress
 from d2st.pipeline.build.report import BuildReport, make_report, outcomes
 from d2st.pipeline.build.rows import Rows
 from d2st.pipeline.build.stages import make_shards
-from d2st.pipeline.build.statistics import refresh_all_statistics
 from d2st.pipeline.build.threads import crop_threads
 from d2st.pipeline.build.tokens import ensure_token_arrays
 from d2st.pipeline.build.use import Run
-from d2st.pipeline.build.work import Work, check_writable, own_shards, stale_tokens
+from d2st.pipeline.build.work import Work, own_shards, stale_tokens
 from d2st.pipeline.clip import Encoder
 from d2st.pipeline.faces import FaceDetector
 from d2st.pipeline.media import default_workers
@@ -76,7 +76,6 @@ def build(
     if manifest.is_empty():
         raise ManifestError("the manifest has no rows", fix="Scan a folder that holds media: d2st manifest scan ROOT")
     store = Store.ensure(store_path)
-    check_writable(store)
     with Claims(store_path / "claims", purpose="build") as claims:
         crops, tokens = _levels(store_path, settings, detector, encoder)
         store.write_manifest(manifest)

@@ -19,10 +19,11 @@ from d2st.pipeline.build.flow import Clock, Flow, Pipe
 from d2st.pipeline.build.progress import Progress
 from d2st.pipeline.build.rows import Rows
 from d2st.pipeline.build.stagings import Stagings
-from d2st.pipeline.build.threads import encode_threads, steady_arithmetic
+from d2st.pipeline.build.threads import encode_threads
 from d2st.pipeline.build.tokens import TokensWriter
 from d2st.pipeline.build.work import Task, Work, hand_out
 from d2st.pipeline.clip import Encoder
+from d2st.pipeline.clip.taps import steady_arithmetic
 
 __all__ = ["Clocks", "make_shards"]
 

@@ -1,18 +1,13 @@
 """What the threads of a build must agree on, so that they use the machine well and no byte depends on their timing.
 
-torch counts threads per calling thread, but a new thread starts with whatever any thread set last: each one says what it wants. Its
-numeric switches (TF32, cuDNN's choice of kernels) are global: a thread that restores them would change the arithmetic of another, so they
-are set once, around everything, to what the detector and the encoder set themselves.
+torch counts threads per calling thread, but a new thread starts with whatever any thread set last: each one says what it wants.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from d2st.pipeline.media import default_workers
 
-__all__ = ["crop_threads", "encode_threads", "steady_arithmetic", "take_threads"]
+__all__ = ["crop_threads", "encode_threads", "take_threads"]
 
 
 def crop_threads(device: str) -> int:
@@ -37,15 +32,3 @@ def take_threads(count: int, *, stream_on: str | None = None) -> None:
     torch.set_num_threads(count)
     if stream_on is not None and stream_on.startswith("cuda"):
         torch.cuda.set_stream(torch.cuda.Stream(stream_on))
-
-
-@contextmanager
-def steady_arithmetic() -> Iterator[None]:
-    """float32 is float32 and kernels are deterministic, for all threads, while the block lasts."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

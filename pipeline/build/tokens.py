@@ -16,12 +16,12 @@ from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import Level, StagedShard
 from d2st.cache.moments import Moments, counted_digest, moments_bytes, moments_name
 from d2st.cache.shard import ShardWriter
+from d2st.cache.statistics import add_to_moments
 from d2st.pipeline.build.crops_writer import End
 from d2st.pipeline.build.encode_chunks import Encoded
 from d2st.pipeline.build.flow import Clock, Flow, Pipe
 from d2st.pipeline.build.progress import Progress
 from d2st.pipeline.build.stagings import Stagings
-from d2st.pipeline.build.statistics import add_to_moments
 from d2st.pipeline.build.threads import take_threads
 from d2st.pipeline.build.work import Task, Work
 from d2st.pipeline.clip import Encoder

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from time import monotonic
 
 from d2st.cache.claims import Claims
-from d2st.cache.errors import ConfigError, StoreError
-from d2st.cache.level import FORMAT, Level
+from d2st.cache.errors import ConfigError
+from d2st.cache.level import Level
 from d2st.cache.staging import discard_staged, staged_shards
-from d2st.cache.store import Store
 from d2st.pipeline.build.flow import Flow, Pipe
 
-__all__ = ["SHARDS_AT_ONCE", "Task", "Work", "check_writable", "hand_out", "has_part", "own_shards", "pause", "stale_tokens"]
+__all__ = ["SHARDS_AT_ONCE", "Task", "Work", "hand_out", "has_part", "own_shards", "pause", "stale_tokens"]
 
 POLL_S = 1.0
 SHARDS_AT_ONCE = 2  # claimed ones, beside those that files under way belong to
@@ -29,15 +28,6 @@ class Task:
     shard: int
     needs_crops: bool
     needs_tokens: bool
-
-
-def check_writable(store: Store) -> None:
-    """Raise StoreError for a store of an older format: it can be read, but nothing can be added to it."""
-    if store.format != FORMAT:
-        raise StoreError(
-            f"{store.path} has store format {store.format}, which this d2st reads and does not write any more",
-            fix="Train from it as it is, or build a new store in another --cache folder",
-        )
 
 
 def own_shards(shards: Collection[int], part: tuple[int, int] | None) -> list[int]:

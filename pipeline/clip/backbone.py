@@ -4,6 +4,7 @@ The one decision: what a tower is called is settled here, on the CPU and in floa
 precision. So the weights digest, which is part of every cache's fingerprint, is the same on every machine.
 """
 
+import threading
 from dataclasses import dataclass, field
 
 import torch
@@ -12,13 +13,14 @@ from open_clip.transformer import VisionTransformer
 
 from d2st.cache.device import pick_device
 from d2st.cache.errors import ConfigError
-from d2st.pipeline.clip.models import build_visual, model_config
+from d2st.pipeline.clip.models import build_visual, image_size_of, model_config, own_tokens
 from d2st.pipeline.clip.pretrained import fetch, parse_pretrained
-from d2st.pipeline.clip.weights import load_weights, read_visual_state, weights_digest
+from d2st.pipeline.clip.weights import POSITIONS, fit_positions, load_weights, read_visual_state, weights_digest
 
 __all__ = ["PRECISIONS", "Backbone", "default_precision", "load_backbone"]
 
 PRECISIONS = ("fp32", "bf16")
+_seeding = threading.Lock()  # open_clip initialises from the one global generator: threads that load at once take turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,37 +52,44 @@ def default_precision(device: str) -> str:
     return "bf16" if device.startswith("cuda") else "fp32"
 
 
-def load_backbone(name: str, pretrained: str, *, device: str = "auto", precision: str | None = None) -> Backbone:
+def load_backbone(
+    name: str, pretrained: str, *, device: str = "auto", precision: str | None = None, image_size: int | None = None
+) -> Backbone:
     """Load the image tower of a CLIP model; the text tower is never built.
 
     `name` is an open_clip model with a Vision Transformer, or "d2st-demo". `pretrained` is an open_clip tag, a local file, a
     local file with its tag ("openai=FILE"), or "random:SEED": open_clip's own random initialisation, the same whatever the
-    state of the global random generator, which is left as it was. `precision` None means `default_precision(device)`.
+    state of the global random generator, which is left as it was. Threads may load at once. `precision` None means
+    `default_precision(device)`.
+
+    `image_size` is the side of the input in px, the model's own by default; for another one the position embedding is interpolated as
+    open_clip's `force_image_size` does. The weights digest is that of the weights before, so it does not depend on the size.
 
     "fp32" is true float32 (TF32 is switched off). "bf16" computes the matrix products and the attention of the blocks in
     bfloat16, and the patch embedding, the norms and the residual stream in float32: rounding errors then do not add up from
     block to block in the very stream that is tapped.
 
-    Raises UnknownNameError for an unknown model, ConfigError for an unsupported one or a pair of model and weights that do
-    not belong together, WeightsError when weights can't be had or are damaged.
+    Raises UnknownNameError for an unknown model, ConfigError for an unsupported one, a pair of model and weights that do
+    not belong together or a size that is no multiple of the patches', WeightsError when weights can't be had or are damaged.
     """
     device = pick_device(device)
     precision = precision or default_precision(device)
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not known", fix=f"Use one of {', '.join(PRECISIONS)}")
     name, config = model_config(name)
+    size = image_size_of(name, config, image_size)
     source = parse_pretrained(name, config, pretrained)
     if source.seed is None:
         state = read_visual_state(fetch(name, source))
-        with torch.device("meta"):  # no time lost on numbers that are overwritten at once
-            visual = build_visual(config)
-        visual = visual.to_empty(device="cpu")
-        load_weights(visual, state, origin=f"{source.label} for {name}")
     else:
-        with torch.random.fork_rng(devices=[]):
+        with _seeding, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(source.seed)
-            visual = build_visual(config)
-    digest = weights_digest(visual.state_dict())
+            state = build_visual(config).state_dict()
+    with torch.device("meta"):  # no time lost on numbers that are overwritten at once
+        visual = build_visual(config, image_size=size)
+    visual = visual.to_empty(device="cpu")
+    load_weights(visual, fit_positions(visual, state, tokens=own_tokens(config)), origin=f"{source.label} for {name}")
+    digest = weights_digest({**visual.state_dict(), POSITIONS: state[POSITIONS].float()})
     return Backbone(
         model=_cast(visual, device, precision),
         name=name,

@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 
 from d2st.cache.errors import ConfigError, UnknownNameError
 
-__all__ = ["build_visual", "model_config", "model_names", "register_models"]
+__all__ = ["build_visual", "image_size_of", "model_config", "model_names", "own_tokens", "register_models"]
 
 _CONFIGS = Path(__file__).parent / "configs"
 _NO_TEXT = {"context_length": 8, "vocab_size": 16, "width": 64, "heads": 1, "layers": 1}
@@ -64,20 +64,48 @@ def _obstacle(config: dict[str, Any]) -> str:
         return f"has a timm image tower ({timm_name}), which d2st can't tap"
     if isinstance(vision.get("layers"), list | tuple):
         return "has a ResNet image tower, which has no class token"
-    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    size, patch = _sides(config)
     if not isinstance(size, int) or not isinstance(patch, int):
         return f"has pictures or patches that are not square ({size}, {patch})"
     return ""
 
 
-def build_visual(config: dict[str, Any]) -> VisionTransformer:
+def image_size_of(name: str, config: dict[str, Any], wanted: int | None) -> int:
+    """Side of the square input in px: `wanted`, or the model's own.
+
+    Raises ConfigError unless it is a multiple of the patch size.
+    """
+    own, patch = _sides(config)
+    if wanted is not None and (wanted < patch or wanted % patch):
+        near = sorted({max(1, wanted // patch) * patch, (wanted // patch + 1) * patch})
+        raise ConfigError(
+            f"pictures of {wanted} px can't be cut into the patches of {name}, which are {patch} px",
+            fix=f"Use a multiple of {patch}, such as {' or '.join(map(str, near))}; its own size is {own}",
+        )
+    return own if wanted is None else wanted
+
+
+def own_tokens(config: dict[str, Any]) -> int:
+    """Tokens that the model has at its own input size, CLS included."""
+    size, patch = _sides(config)
+    return (size // patch) ** 2 + 1
+
+
+def _sides(config: dict[str, Any]) -> tuple[int, int]:
+    """Of the input and of a patch, px; open_clip's defaults where the config has none."""
+    vision = config["vision_cfg"]
+    return vision.get("image_size", 224), vision.get("patch_size", 16)
+
+
+def build_visual(config: dict[str, Any], *, image_size: int | None = None) -> VisionTransformer:
     """Build the visual tower of `config` (from `model_config`), with open_clip's own random initialisation, in eval mode.
 
-    The tower's numbers are drawn from the global random generator before anything else is.
+    `image_size` is the side of its input in px, the model's own by default. The tower's numbers are drawn from the global random
+    generator before anything else is.
     """
     clip = open_clip.CLIP(
         embed_dim=config["embed_dim"],
-        vision_cfg=dict(config["vision_cfg"]),
+        vision_cfg={**config["vision_cfg"], **({} if image_size is None else {"image_size": image_size})},
         text_cfg=dict(_NO_TEXT),
         quick_gelu=config.get("quick_gelu", False),
     )

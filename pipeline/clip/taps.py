@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from d2st.cache.errors import ConfigError, WeightsError
 from d2st.pipeline.clip.backbone import Backbone
 
-__all__ = ["FLOAT16_MAX", "Take", "run_backbone"]
+__all__ = ["FLOAT16_MAX", "Take", "run_backbone", "steady_arithmetic"]
 
 FLOAT16_MAX = 65504.0
 Take = Callable[[slice, int, Tensor, Tensor], None]
@@ -48,7 +48,7 @@ def run_backbone(backbone: Backbone, crops: np.ndarray, *, blocks: Sequence[int]
     pixels.numpy()[:count] = crops
     pixel = torch.tensor([backbone.mean, backbone.std], device=backbone.device).mul(255.0)[:, None, :, None, None]
     checks = []  # one (2,) tensor a micro-batch; read at the end, so that the device never waits
-    with torch.inference_mode(), _plain_arithmetic():
+    with torch.inference_mode(), steady_arithmetic():
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             part = pixels[start : start + step].to(backbone.device, non_blocking=True)
@@ -89,8 +89,12 @@ def _check(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    """Float32 means float32 (no TF32), and cuDNN keeps to one deterministic kernel; the caller's settings come back after."""
+def steady_arithmetic() -> Iterator[None]:
+    """Float32 means float32 (no TF32), and cuDNN keeps to one deterministic kernel; the caller's settings come back after.
+
+    These switches are global: a thread that restores them would change the arithmetic of another. Who runs the backbone or the detector
+    in several threads holds one such block around them all.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

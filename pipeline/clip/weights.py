@@ -9,15 +9,19 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from open_clip.model import resize_pos_embed
+from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from d2st.cache.errors import WeightsError
 
-__all__ = ["load_weights", "read_visual_state", "weights_digest"]
+__all__ = ["POSITIONS", "fit_positions", "load_weights", "read_visual_state", "weights_digest"]
 
+POSITIONS = "positional_embedding"
 _PREFIX = "visual."
 _SHOWN = 3  # names listed in a message before "and N more"
 
@@ -48,6 +52,22 @@ def read_visual_state(path: Path) -> dict[str, Tensor]:
             fix="Pass a CLIP file in open_clip's naming; files of Hugging Face transformers must be converted first",
         )
     return state
+
+
+def fit_positions(visual: VisionTransformer, state: Mapping[str, Tensor], *, tokens: int) -> dict[str, Tensor]:
+    """`state` with its position embedding interpolated to the tower's grid: the one tensor that depends on the size of the input.
+
+    By open_clip's own function (bicubic, antialiased), so this is its `force_image_size`.
+
+    Args:
+        tokens: what the model has at its own size, CLS included. An embedding of another length is left as it is: it fits, or is refused.
+    """
+    positions = state.get(POSITIONS)
+    if positions is None or positions.shape != (tokens, visual.transformer.width) or not positions.is_floating_point():
+        return dict(state)
+    named = {f"{_PREFIX}{POSITIONS}": positions.float()}  # (1 + H*W, C)
+    resize_pos_embed(named, SimpleNamespace(visual=visual))
+    return {**state, POSITIONS: named[f"{_PREFIX}{POSITIONS}"]}
 
 
 def load_weights(visual: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:

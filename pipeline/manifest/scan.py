@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from d2st.cache.errors import ConfigError, ManifestError
+from d2st.cache.errors import ConfigError, ManifestError, UsageError
 from d2st.pipeline.manifest.duplicates import find_duplicates
 from d2st.pipeline.manifest.identity import identities_of, identity_pattern, list_column
 from d2st.pipeline.manifest.ids import sample_id, video_id
@@ -112,7 +112,7 @@ def scan_folder(
 
 def _require(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name} {value!r} is not known", fix=f"Use one of {', '.join(filter(None, allowed))}")
+        raise UsageError(f"{name} {value!r} is not known", fix=f"Use one of {', '.join(filter(None, allowed))}")
 
 
 def _media_root(source: Path, root: str | Path | None) -> Path:

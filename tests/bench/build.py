@@ -24,13 +24,14 @@ import polars as pl
 from d2st.cache.ledger import LEDGER_SCHEMA
 from d2st.cache.level import ensure_level
 from d2st.cache.moments import Moments
+from d2st.cache.statistics import add_to_moments
 from d2st.pipeline.build.crop import CropSettings, crop_frames
 from d2st.pipeline.build.run import build
-from d2st.pipeline.build.statistics import add_to_moments
-from d2st.pipeline.build.threads import crop_threads, encode_threads, steady_arithmetic, take_threads
+from d2st.pipeline.build.threads import crop_threads, encode_threads, take_threads
 from d2st.pipeline.build.tokens import ensure_token_arrays
 from d2st.pipeline.build.use import ProcessorTime
 from d2st.pipeline.clip import Encoder, load_backbone, resolve_layers
+from d2st.pipeline.clip.taps import steady_arithmetic
 from d2st.pipeline.faces import FaceDetector, build_detector
 from d2st.pipeline.manifest import manifest_root, read_manifest
 from d2st.pipeline.media import DecodePool, Frames, Job, default_workers

@@ -128,6 +128,21 @@ def test_a_sleeping_holder_is_followed_after_it_expired_and_learns_of_it(tmp_pat
         assert claims.still_mine("a")
 
 
+def test_a_claim_that_was_taken_over_and_let_go_holds_nothing(tmp_path):
+    with (
+        Claims(tmp_path / "claims", purpose="build", expires_s=1000) as sleeper,
+        Claims(tmp_path / "claims", purpose="build", expires_s=1000) as other,
+    ):
+        assert sleeper.take("a")
+        os.utime(tmp_path / "claims" / sleeper._presence.name, (0, 0))  # it sleeps for too long
+        assert other.take("a")
+        other.release("a")
+        assert not sleeper.still_mine("a")  # awake again
+        assert other.take("a")
+        other.release("a")
+        assert sleeper.take("a")
+
+
 def test_two_takers_of_a_dead_holder(tmp_path, hold):
     holder = hold()
     with Claims(tmp_path / "claims", purpose="build") as one, Claims(tmp_path / "claims", purpose="build") as two:

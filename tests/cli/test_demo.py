@@ -30,6 +30,8 @@ def test_the_whole_way_twice(tmp_path):
     for words in ("Test AUC", "linear probe", "shuffled labels", "video: flicker", "unseen", "random weights", "synthetic"):
         assert words in first.stdout, words
     assert "unseen_swap.mp4" in first.stdout
+    for split in ("validation", "test"):
+        assert f"{split}, before and after stage 3: modality gap: centroids real" in first.stdout
     stage = folder / "runs" / "demo" / "stage3"
     assert (stage / "eval-test" / "plots" / "roc.png").stat().st_size > 1000
     masks_are_no_samples = json.loads((folder / "runs" / "demo" / "stage1" / "fingerprint.json").read_text())
@@ -41,6 +43,8 @@ def test_the_whole_way_twice(tmp_path):
     document = json.loads(again.stdout)
     assert set(document["test"]) == {"stage 1", "stage 2", "stage 3", "linear probe", "shuffled labels"}
     assert len(document["predictions"]) == 2
+    assert document["gap"]["test"]["after"] == document["test"]["stage 3"]["gap"]
+    assert set(document["gap"]["validation"]) == {"before", "after"}
     assert "all there already" in again.stderr
     assert "all cached already" in again.stderr
     assert "is finished already" in again.stderr

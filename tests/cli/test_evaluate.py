@@ -118,7 +118,11 @@ def test_finds_the_last_stage_and_its_cache_and_shows_the_scores(run):
         "predictions.parquet", "predictions.csv", "metrics.json", "plots/roc.png", "plots/scores.png",
         "plots/reliability.png"
     }  # fmt: skip
-    assert json.loads((out / "metrics.json").read_text())["datasets"]["faces"]["kinds"]["video"]["video"]["auc"] > 0.9
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["datasets"]["faces"]["kinds"]["video"]["video"]["auc"] > 0.9
+    assert "modality gap: centroids real" in shown
+    assert metrics["gap"]["probe_accuracy"] is not None
+    assert metrics["gap"]["transfer_image_to_video"] is None  # this store has no train split
 
 
 def test_json_is_the_metrics_file_and_holds_no_path(run):

@@ -51,6 +51,7 @@ def test_all_stages_end_in_a_table_and_the_next_command(d2st, cache, tmp_path, c
     assert sum("epoch 2/2" in line for line in lines) == 3
     assert "stage 2 starts from x/stage1" in lines
     assert "best by validation video AUC" in said.err
+    assert said.out.count("modality gap: centroids real") == 1  # stage 3's
 
 
 def test_json_is_one_document_on_stdout(d2st, tmp_path, capsys):
@@ -66,7 +67,7 @@ def test_json_is_one_document_on_stdout(d2st, tmp_path, capsys):
 def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
     from d2st.adapter.train import run
 
-    train_stage = run.train_stage
+    run_stage = run.run_stage
 
     def interrupted(*args, on_event, **options):
         def stop(event):
@@ -74,9 +75,9 @@ def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
             if event["event"] == "step":
                 os.kill(os.getpid(), signal.SIGINT)
 
-        return train_stage(*args, on_event=stop, **options)
+        return run_stage(*args, on_event=stop, **options)
 
-    monkeypatch.setattr(run, "train_stage", interrupted)
+    monkeypatch.setattr(run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         d2st("1")
     assert "--name x --resume" in capsys.readouterr().err

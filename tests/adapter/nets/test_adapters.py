@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2st.adapter.nets import Detector, Head, Output, adapter_names, adapter_params, adapter_summary, build_adapter, clip_flops
+from d2st.adapter.nets import (
+    Detector,
+    Head,
+    Output,
+    adapter_names,
+    adapter_params,
+    adapter_summary,
+    build_adapter,
+    clip_flops,
+    count_parameters,
+)
+from d2st.adapter.precision import autocast
 from d2st.cache.errors import ConfigError, UnknownNameError
 
 LAYERS, CHANNELS, GRID = ("block_3", "block_7"), 32, (6, 5)
@@ -56,7 +67,7 @@ class TestContract:
         assert [tuple(t.shape) for t in out] == [(2,), (2, frames), (2, adapter.embed_dim), (2, frames, adapter.embed_dim)]
         out.clip_logit.sum().backward()  # the clip alone must reach every parameter
         for key, parameter in detector.named_parameters():
-            if frames == 1 and ".motion_" in key:  # a still has none
+            if frames == 1 and ".motion" in key:  # a still has none
                 continue
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
@@ -79,23 +90,26 @@ class TestContract:
             torch.testing.assert_close(embedding[row], alone[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(per_frame[row, :length], alone_frames[0], rtol=1e-4, atol=1e-5)
 
-    def test_padding_leaves_gradients_finite_and_unchanged(self, name: str) -> None:
-        tokens, cls = features(2, 3)
-        gradients = []
-        for filler in (0.0, float("nan")):
-            adapter = make(name)
+    @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+    def test_padding_leaves_logits_and_gradients_finite_and_unchanged(self, name: str, dtype: torch.dtype | None) -> None:
+        """Bit for bit, in training mode, whatever the padded frames hold."""
+        tokens, cls = features(3, 4)
+        mask = mask_of([4, 2, 1], 4)
+        found = []
+        for filler in (0.0, 7.0, float("nan"), float("inf")):
+            adapter = make(name).train()
             detector = Detector(adapter, Head(adapter.embed_dim))
             nn.init.ones_(detector.head.linear.weight)
-            mask = mask_of([3, 2], 3)
             spoilt = [
-                {k: v.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(filler)) for k, v in d.items()}
-                for d in (tokens, cls)
+                {k: v.masked_fill(~mask.view(3, 4, *[1] * (v.dim() - 2)), filler) for k, v in d.items()} for d in (tokens, cls)
             ]
-            out = detector(*spoilt, mask)
+            with autocast(torch.device("cpu"), dtype):
+                out = detector(*spoilt, mask)
             (out.clip_logit.sum() + out.frame_logits.sum()).backward()
-            gradients.append([p.grad for p in detector.parameters()])
-        for a, b in zip(*gradients, strict=True):
-            assert torch.equal(a, b)
+            found.append([*out, *(p.grad for p in detector.parameters())])
+        for values in zip(*found, strict=True):
+            assert values[0].isfinite().all()
+            assert all(torch.equal(value, values[0]) for value in values[1:])
 
     def test_clips_of_a_batch_are_independent(self, name: str) -> None:
         adapter = make(name)
@@ -177,3 +191,20 @@ def test_unknown_adapter_lists_the_known_ones() -> None:
 def test_a_wrong_build_is_refused_before_any_work(change: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build_adapter("d2st", **{"layers": LAYERS, "channels": CHANNELS, "grid": GRID, "stats": stats(), **change})
+
+
+@pytest.mark.parametrize("name", [name for name in adapter_names() if name != "linear_probe"])
+def test_one_dial_sets_the_size(name: str) -> None:
+    sizes = []
+    for preset in ("tiny", "base", "large"):
+        adapter = build_adapter(
+            name, layers=("a",), channels=256, grid=GRID, stats={"a": (np.zeros(256), np.ones(256))}, preset=preset
+        )
+        sizes.append(count_parameters(adapter))
+    assert sizes == sorted(set(sizes))
+
+
+def test_an_adapter_of_one_size_says_so() -> None:
+    with pytest.raises(ConfigError, match="has no preset") as caught:
+        adapter_params("linear_probe", {"preset": "tiny"})
+    assert "d2st" in str(caught.value)

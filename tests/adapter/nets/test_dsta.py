@@ -6,17 +6,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2st.adapter.nets.dsta import SPATIAL_KERNEL, SPATIAL_STRIDE, DeformableAttention, fit_kernel
+from d2st.adapter.nets.d2st_body import D2STBody
+from d2st.adapter.nets.dsta import fit_kernel, sample
 
 
 @pytest.mark.parametrize(("frames", "grid"), [(1, (5, 6)), (3, (4, 7)), (12, (14, 14))], ids=str)
 def test_sampling_equals_grid_sample_with_zero_padding(frames: int, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    attention = DeformableAttention(8, 4, SPATIAL_KERNEL, SPATIAL_STRIDE)
     normal = torch.randn(2, frames, 1 + grid[0] * grid[1], 8, dtype=torch.float64)
     place = torch.empty(2, 20, 4, 3, dtype=torch.float64).uniform_(-1.6, 1.6)  # (B, n, heads, 3), many outside
-    cells = [(place[..., axis] + 1) * (size - 1) / 2 for axis, size in enumerate((frames, *grid))]
-    samples, inside = attention._sample(normal, cells, grid)
+    cells = (place + 1) * (torch.tensor((frames, *grid)) - 1) / 2
+    samples, inside = sample(normal, cells, grid)
 
     volume = (
         normal[:, :, 1:].unflatten(2, grid).unflatten(-1, (4, 2)).permute(0, 4, 5, 1, 2, 3).flatten(0, 1)
@@ -59,22 +59,18 @@ def test_a_kernel_that_fits_is_left_alone() -> None:
 )
 def test_number_of_places(frames: int, spatial: int, temporal: int) -> None:
     """The densities of the paper's figure, <2,4,4> and <8,2,2> at T=8, and those of shorter and longer clips."""
-    from d2st.adapter.nets.d2st_body import D2STBody
-
     body = D2STBody(8, 8)
     query = torch.randn(1, frames, 1 + 14 * 14, 8)
-    assert body.spatial._places(query, (14, 14))[0].shape == (1, spatial, 4)
-    assert body.temporal._places(query, (14, 14))[0].shape == (1, temporal, 4)
+    assert body.spatial.places(query, (14, 14)).shape == (1, spatial, 4, 3)
+    assert body.temporal.places(query, (14, 14)).shape == (1, temporal, 4, 3)
 
 
 def test_with_zero_offsets_it_looks_where_the_published_code_looks() -> None:
-    from d2st.adapter.nets.d2st_body import D2STBody
-
     body = D2STBody(8, 8)
     torch.nn.init.zeros_(body.spatial.offset_point.weight)
     torch.nn.init.zeros_(body.temporal.offset_point.weight)
     query = torch.randn(1, 12, 1 + 14 * 14, 8)
-    z, _, _ = body.temporal._places(query, (14, 14))
-    _, y, _ = body.spatial._places(query, (14, 14))
+    z = body.temporal.places(query, (14, 14))[..., 0]
+    y = body.spatial.places(query, (14, 14))[..., 1]
     assert z.unique().tolist() == pytest.approx([11 * (i + 0.5) / 12 for i in range(12)], abs=1e-5)  # 0.46 ... 10.54
     assert sorted({round(v, 3) for v in y.flatten().tolist()}) == [1.625, 4.875, 8.125, 11.375]

@@ -50,11 +50,13 @@ def make_store(
     grid: tuple[int, int] = (4, 3),
     channels: int = 16,
     seed: int = 0,
+    backbone: str | None = None,
 ) -> Store:
     """A store of float16 token maps in one shard, with plan, ledger and moments, as a build leaves it."""
     manifest = make_manifest(images=images, videos=videos, frames=frames)
     Store.ensure(path)
-    level = ensure_level(path, "tokens", {"layers": list(LAYERS), "dtype": "float16"})
+    config = {"layers": list(LAYERS), "dtype": "float16"} | ({"backbone": backbone} if backbone else {})
+    level = ensure_level(path, "tokens", config)
     rng = np.random.default_rng(seed)
     ledger, values, start = [], {layer: [] for layer in LAYERS}, 0
     for sample_id, kind, label, count in manifest.select("sample_id", "kind", "label", "frames").rows():

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from d2st.adapter.nets import Detector, Head, build_adapter
-from d2st.adapter.train.loop import Progress, Trainer, run_epoch, steps_per_epoch
+from d2st.adapter.train.loop import run_epoch, steps_per_epoch
 from d2st.adapter.train.optim import make_optimizer
 from d2st.adapter.train.recipe_file import load_recipe
 from d2st.adapter.train.select import Rows
+from d2st.adapter.train.trainer import Progress, Trainer
 from d2st.cache import Batch
 from d2st.cache.errors import RunError
 
@@ -84,6 +85,16 @@ def test_a_nan_stops_with_the_names_of_its_samples_and_before_the_weights_change
     assert len(named) == 4
     assert all(value.isfinite().all() for value in trainer.detector.parameters())
     assert trainer.source.open == 0
+
+
+def test_clips_move_towards_others_of_their_label(maps):
+    made = []
+    for probability in (0, 1):
+        trainer = make_trainer(2, maps, **{"augment.interpolate": probability, "augment.jitter": 0, "augment.frame_drop": 0})
+        run_epoch(trainer, Progress(), on_event=lambda event: None, after_step=lambda: None)
+        made.append(torch.cat([value.detach().flatten() for value in trainer.detector.parameters()]))
+    assert made[1].isfinite().all()
+    assert not torch.equal(*made)
 
 
 def test_accumulating_equals_one_large_batch(maps):

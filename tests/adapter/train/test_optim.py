@@ -46,11 +46,11 @@ def test_average_follows_the_formula_and_is_taken_back():
     ema = Ema(net, decay=0.9)
     with torch.no_grad():
         net.weight.fill_(1.0)
-    ema.update(net, step=0)  # d = 1/10
+    ema.update(step=0)  # d = 1/10
     assert ema.averages["weight"].item() == pytest.approx(0.9)
-    ema.update(net, step=1000)  # d = 0.9
+    ema.update(step=1000)  # d = 0.9
     assert ema.averages["weight"].item() == pytest.approx(0.91)
-    with ema.applied(net):
+    with ema.applied():
         assert net.weight.item() == pytest.approx(0.91)
     assert net.weight.item() == 1.0
 

@@ -3,18 +3,29 @@
 import os
 import signal
 
+import polars as pl
 import pytest
 
-from d2st.adapter.train import run_training
+from d2st.adapter.train import fit, load_recipe, run_training
+from d2st.adapter.train.plan import plan_stage
+from d2st.adapter.train.stage import refuse_other_run
 from d2st.cache.errors import ConfigError, RunError
 
-# dropout draws from torch's generator, EMA and accumulation have state of their own
+
+class Killed(BaseException):
+    """No signal that could be caught: the process is gone."""
+
+
+# dropout draws from torch's generator, EMA and accumulation have state of their own, augmentation draws for every batch
 TRICKY = (
     "adapter.params={width=16, dropout=0.3}",
     "optim.batch_size=4",
     "optim.accumulate=2",
     "optim.ema=0.9",
     "optim.epochs=3",
+    "optim.precision=bfloat16",
+    "augment.brightness=0.1",
+    "augment.interpolate=0.5",
 )
 FILES = ("best.safetensors", "last.safetensors")
 
@@ -29,6 +40,14 @@ def stop_at(epoch, step):
     def on_event(event):
         if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
             os.kill(os.getpid(), signal.SIGINT)
+
+    return on_event
+
+
+def kill_at(stage, epoch, step):
+    def on_event(event):
+        if event["event"] == "step" and (event["stage"], event["epoch"], event["step"]) == (stage, epoch, step):
+            raise Killed
 
     return on_event
 
@@ -92,17 +111,38 @@ def tensors(path):
 
 
 def test_killed_without_a_chance_to_save_it_goes_on_from_the_last_epoch(store, whole):
-    class Killed(BaseException):
-        pass
-
-    def kill(event):
-        if event["event"] == "step" and (event["epoch"], event["step"]) == (3, 2):
-            raise Killed
-
     with pytest.raises(Killed):
-        go(store, whole, "killed", on_event=kill)
+        go(store, whole, "killed", on_event=kill_at(1, 3, 2))
     go(store, whole, "killed", resume=True)
     same(whole, "whole", "killed", 1)
+
+
+def test_killed_within_an_epoch_of_stage_2_it_goes_on_from_its_last_save_to_the_same_stage_3(store, whole, monkeypatch):
+    monkeypatch.setattr(fit, "SAVE_EVERY_S", -1.0)  # after each step; the one in which it dies is lost
+    with pytest.raises(Killed):
+        go(store, whole, "middle", stages=(1, 2, 3), on_event=kill_at(2, 2, 2))
+    monkeypatch.undo()
+    began = []
+    go(store, whole, "middle", stages=(1, 2, 3), resume=True, on_event=began.append)
+    (start,) = [event for event in began if event["event"] == "start" and event["stage"] == 2]
+    assert (start["done_epochs"], start["done_steps"]) == (1, 1)
+    for stage in (2, 3):
+        for name in FILES:
+            assert tensors(whole / f"whole/stage{stage}/{name}") == tensors(whole / f"middle/stage{stage}/{name}"), (
+                stage,
+                name,
+            )
+
+
+def test_early_stopping_is_resumed_too(store, tmp_path):
+    patient = [*TRICKY, "optim.epochs=6", "optim.patience=2", "optim.lr=1e-9", "optim.precision=float32"]  # nothing gets better
+    whole = go(store, tmp_path, "whole", overrides=patient)[0]
+    assert (whole.epochs, whole.ended) == (whole.best_epoch + 2, "no better epoch in 2")
+    with pytest.raises(KeyboardInterrupt):
+        go(store, tmp_path, "stopped", overrides=patient, on_event=stop_at(whole.epochs, 1))
+    again = go(store, tmp_path, "stopped", overrides=(), resume=True)[0]
+    assert (again.epochs, again.best_epoch, again.ended) == (whole.epochs, whole.best_epoch, whole.ended)
+    same(tmp_path, "whole", "stopped", 1)
 
 
 def test_a_finished_run_gives_its_result_again(store, whole):
@@ -120,6 +160,20 @@ def test_other_settings_or_samples_can_not_be_slipped_in(store, whole):
         go(store, whole, "whole", resume=True, manifest=fewer)
     with pytest.raises(ConfigError, match="which run"):
         go(store, whole, None, resume=True)
+
+
+@pytest.mark.parametrize("column", ["start", "frames_cached", "label", "split"])
+def test_samples_that_lie_elsewhere_are_others(store, whole, column):
+    samples, recipe = store.samples(), load_recipe(whole / "whole/stage1/recipe.toml")
+    refuse_other_run(whole / "whole/stage1", plan_stage(store, recipe, samples))
+    one = pl.col("sample_id") == samples["sample_id"][0]
+    other = (
+        pl.lit("val", samples.schema["split"]) if column == "split" else (1 - pl.col(column)).abs().cast(samples.schema[column])
+    )
+    changed = samples.with_columns(pl.when(one).then(other).otherwise(column).alias(column))
+    assert not changed.equals(samples)
+    with pytest.raises(RunError, match="their place in the cache"):
+        refuse_other_run(whole / "whole/stage1", plan_stage(store, recipe, changed))
 
 
 def test_resuming_what_never_began_begins_it(store, whole):

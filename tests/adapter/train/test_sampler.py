@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2st.adapter.rows import clip_rows, clip_table, pad_rows
 from d2st.adapter.train.clips import clip_batch, frame_batch
 from d2st.adapter.train.recipe import Augment
 from d2st.adapter.train.sampler import draw, epoch_requests, epoch_steps
@@ -24,6 +25,15 @@ def rows_of(labels, is_video, frames=6):
 def unbalanced(real=40, fake=8):
     labels = [0] * real + [1] * fake + [1] * real + [0] * fake
     return rows_of(labels, [False] * (real + fake) + [True] * (real + fake))
+
+
+@given(data=st.data(), clip_frames=st.integers(1, 14))
+@settings(max_examples=50, deadline=None)
+def test_many_clips_at_once_are_the_clips_one_by_one(data, clip_frames):
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 40)), min_size=1, max_size=5))
+    start, frames = np.array(pairs).T
+    one_by_one = pad_rows([clip_rows(*pair, clip_frames) for pair in pairs], clip_frames)
+    assert np.array_equal(clip_table(start, frames, clip_frames), one_by_one)
 
 
 @given(seed=st.integers(0, 5), reals=st.integers(1, 30), fakes=st.integers(1, 30), draws=st.integers(2, 90))
@@ -53,6 +63,19 @@ def test_a_kind_with_one_label_is_made_up_for():
     rows = rows_of([1] * 10 + [0] * 5 + [1] * 5, [False] * 10 + [True] * 10)
     order = draw(rows, np.arange(20), 40, balance="label", rng=np.random.default_rng(0))
     assert rows.label[order].mean() == 0.5
+
+
+def test_an_epoch_draws_by_inverse_frequency():
+    """What sampling by weights 1 / N_y, as the DFD model card does, gives in the mean: each sample of label y N / (2 N_y) times."""
+    rows = rows_of([0] * 12 + [1] * 84, [True] * 96)
+    shown = sum(
+        np.bincount(draw(rows, np.arange(96), 96, balance="label", rng=np.random.default_rng(e)), minlength=96)
+        for e in range(40)
+    )
+    expected = np.where(rows.label == 0, 96 / (2 * 12), 96 / (2 * 84))
+    assert (shown[:12] == 40 * expected[:12]).all()  # four times each, in every epoch
+    assert shown[12:].sum() == 40 * 48
+    assert abs(shown[12:] / 40 - expected[12:]).max() < 0.3
 
 
 def steps_of(rows, stage, epoch, seed=0, accumulate=1):

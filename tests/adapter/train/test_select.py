@@ -1,5 +1,7 @@
 """Which samples are trained on: never test, never across identities, the same ones for the same seed."""
 
+from itertools import pairwise
+
 import polars as pl
 import pytest
 
@@ -111,3 +113,75 @@ def test_stage_three_needs_both_labels_of_both_kinds(samples):
     assert select_samples(lame, kinds=BOTH).train.height == 18
     with pytest.raises(ConfigError, match=r"0 real among its 6 samples \(image\)"):
         select_samples(lame, kinds=BOTH, need_all_kinds=True)
+
+
+@pytest.fixture
+def two_sets(samples):
+    """The toy samples as two data sets, b of every fifth pair."""
+    return samples.with_columns(
+        dataset=pl.when(pl.col("sample_id").str.slice(-1).is_in(["2", "3"])).then(pl.lit("b")).otherwise(pl.lit("a"))
+    )
+
+
+def test_a_mix_is_held_recorded_and_the_same_whatever_the_order(two_sets):
+    mix = {"dataset": {"a": 1.0, "b": 1.0}, "label": {}, "kind": {}}
+    chosen = select_samples(two_sets, kinds=BOTH, mix=mix)
+    counts, there = (
+        dict(part["dataset"].value_counts().rows()) for part in (chosen.train, two_sets.filter(pl.col("split") == "train"))
+    )
+    assert counts == {"a": min(there.values()), "b": min(there.values())}
+    assert chosen.mix.columns == ["dataset", "kind", "label", "available", "asked", "chosen"]
+    assert chosen.mix["available"].sum() == 24
+    found = chosen.train.group_by(
+        "dataset",
+        pl.col("kind").cast(pl.String),
+        label=pl.when(pl.col("label") == 1).then(pl.lit("fake")).otherwise(pl.lit("real")),
+    ).len()
+    listed = chosen.mix.filter(pl.col("chosen") > 0).select("dataset", "kind", "label", "chosen")
+    assert sorted(found.rows()) == sorted(listed.rows())
+    assert select_samples(two_sets.reverse(), kinds=BOTH, mix=mix).train.equals(chosen.train)
+    assert chosen.val.height == two_sets.filter(pl.col("split") == "val").height  # validation is not mixed
+
+
+def test_a_mix_with_a_larger_limit_only_adds(two_sets):
+    mix = {"dataset": {"a": 1.0, "b": 2.0}, "kind": {"image": 1.0, "video": 2.0}}
+    kept = [set(select_samples(two_sets, kinds=BOTH, mix=mix, max_samples=n).train["sample_id"]) for n in range(8, 30)]
+    assert all(fewer <= more for fewer, more in pairwise(kept))
+    assert len(kept[0]) <= 8
+    assert len(kept[-1]) > len(kept[0])
+
+
+def test_kinds_of_other_stages_may_be_named_but_data_sets_must_exist(two_sets):
+    folders = two_sets.with_columns(
+        kind=pl.col("kind").cast(pl.String).replace("video", "frames").cast(two_sets.schema["kind"])
+    )
+    clips = select_samples(folders, kinds=("video",), mix={"kind": {"image": 3.0, "video": 1.0}})
+    assert clips.train.height == 12
+    assert set(clips.mix["kind"]) == {"video"}
+    stills = two_sets.with_columns(dataset=pl.col("kind").cast(pl.String))  # a data set of images alone, named for all stages
+    assert select_samples(stills, kinds=("video",), mix={"dataset": {"image": 1.0, "video": 1.0}}).train.height == 12
+    with pytest.raises(ConfigError, match=r"data.mix.dataset names 'ffpp'") as caught:
+        select_samples(two_sets, kinds=BOTH, mix={"dataset": {"ffpp": 1.0, "a": 1.0}})
+    assert "'a', 'b'" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("mix", "says"),
+    [
+        ({"label": {"fake": 1.0}}, r"data.mix.label leaves 0 real among 12 training samples \(image or video\)"),
+        ({"dataset": {"fakes": 1.0}}, "data.mix.dataset leaves 0 real"),
+        ({"dataset": {"fakes": 1.0}, "kind": {"image": 1.0}}, "data.mix.dataset with data.mix.kind leaves 0 real"),
+        ({"label": {"fake": 1000.0, "real": 1.0}}, "data.mix.label leaves 0 real among 12"),
+    ],
+)
+def test_a_mix_that_leaves_a_class_out_is_refused(samples, mix, says):
+    sets = samples.with_columns(dataset=pl.when(pl.col("label") == 1).then(pl.lit("fakes")).otherwise(pl.lit("reals")))
+    with pytest.raises(ConfigError, match=says):
+        select_samples(sets, kinds=BOTH, mix=mix)
+
+
+def test_stage_three_refuses_a_mix_without_a_kind(samples):
+    with pytest.raises(ConfigError, match=r"data.mix.kind leaves 0 real among 0 training samples \(image\)"):
+        select_samples(samples, kinds=BOTH, mix={"kind": {"video": 1.0}}, need_all_kinds=True)
+    with pytest.raises(ConfigError, match=r"data.max_samples=1 leaves"):
+        select_samples(samples, kinds=BOTH, max_samples=1)

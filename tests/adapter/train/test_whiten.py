@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from d2st.adapter.nets.conditioning import WhitenedLinear, whitening_matrix
+from d2st.adapter.nets.conditioning import whitening_matrix
+from d2st.adapter.nets.read import PatchRead
 from d2st.adapter.train.select import Rows
 from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Batch
@@ -36,7 +37,7 @@ def rows(count: int) -> Rows:
 
 def whitened(seed: int, count: int = 40) -> tuple[torch.Tensor, Source]:
     source = Source()
-    read = WhitenedLinear(torch.zeros(CHANNELS), torch.ones(CHANNELS), 8)
+    read = PatchRead(torch.zeros(CHANNELS), torch.ones(CHANNELS), 8, motion_width=8)
     fit_whitening(SimpleNamespace(whitened={"a": read}), source, rows(count), seed=seed)
     return read.whitening, source
 

@@ -23,3 +23,13 @@ def test_a_restored_encoder_gives_the_same_bits(dtype, detector, settings):
     if dtype == "int8":
         with pytest.raises(ConfigError, match="calibration"):
             restore_front_end(config, pretrained="random:0")
+
+
+def test_the_image_size_is_restored(detector, settings):
+    crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    encoder = Encoder(load_backbone("d2st-test", "random:0", device="cpu", image_size=48), ["block_2"], micro_batch=4)
+    config = declared_tokens(encoder, settings, detector)
+    assert config["image_size"] == 48
+    found = restore_front_end(config, pretrained="random:0").encoder
+    assert found.backbone.grid == (6, 6)
+    np.testing.assert_array_equal(found.encode(crops).arrays["block_2/maps"], encoder.encode(crops).arrays["block_2/maps"])
