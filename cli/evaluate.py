@@ -49,6 +49,16 @@ def evaluate(
     protocol: Annotated[
         Protocol | None, typer.Option(help="Measure the way this benchmark does too, and say where that differs.")
     ] = None,
+    perturb: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="How AUC falls when crops get worse: all, or some of jpeg,blur,noise,resize,h264."),
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option(min=2, help="With --perturb: no more than these, balanced by label and video.  [default: all]")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="With --perturb: the backbone's weights, if not where the build had them.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout.")] = False,
 ) -> None:
@@ -61,6 +71,8 @@ def evaluate(
     The temperature comes from the run's own validation split alone, and a reliability plot shows before and after. Accuracy, F1, partial
     AUC, the Brier score and all intervals are in metrics.json.
 
+    --perturb changes the cached crops at five severities, encodes them again with the backbone, and adds robustness.json and curves.
+
     \b
     Examples:
       d2st eval runs/faces
@@ -68,6 +80,7 @@ def evaluate(
       d2st eval runs/faces --cache celeb.d2st --cache dfdc.d2st --out results/cross
       d2st eval runs/faces --cache wild.d2st --manifest relabelled.parquet --out results/wild
       d2st eval runs/faces --protocol deepfakebench
+      d2st eval runs/faces --perturb all --max-samples 400
       d2st eval runs/faces --json > metrics.json
     """
     from d2st.adapter.evaluate.run import evaluate_run, open_matching
@@ -75,7 +88,9 @@ def evaluate(
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
     from d2st.adapter.train.log import gap_line
     from d2st.cache.device import pick_device
+    from d2st.cli.perturb import open_study
     from d2st.cli.progress import phases
+    from d2st.cli.robustness import run_study
 
     checkpoint = resolve_checkpoint(run)
     device = pick_device(device)
@@ -85,6 +100,9 @@ def evaluate(
     out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
     about = {key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")}
     about["checkpoint"] = checkpoint_digest(checkpoint)
+    title = f"{checkpoint.parent.parent.name}, stage {meta['stage']}: {split.value} split"
+    # before any work, so that a wrong option costs none
+    study = open_study(perturb, stores, detector, meta, max_samples=max_samples, pretrained=pretrained, device=device)
     with phases({"samples": ("score", "samples")}, quiet=as_json) as on_progress:
         summary = evaluate_run(
             detector,
@@ -92,7 +110,7 @@ def evaluate(
             layers=meta["layers"],
             clip_frames=meta["clip_frames"],
             out_dir=out,
-            title=f"{checkpoint.parent.parent.name}, stage {meta['stage']}: {split.value} split",
+            title=title,
             validation=_validation(
                 checkpoint, detector, {**meta, **about}, split=split, foreign=bool(cache), relabelled=bool(manifest)
             ),
@@ -105,14 +123,19 @@ def evaluate(
             about=about,
             on_progress=lambda done, total: on_progress("samples", done, total),
         )
+    if not as_json:
+        for made in summary_tables(summary):
+            stdout().print(made)
+        if summary["gap"]:
+            stdout().print(gap_line(summary["gap"]), markup=False, soft_wrap=True)
+    if study is not None:
+        summary["robustness"] = run_study(
+            study, summary, manifest=_read_manifests(manifest), out=out, title=title, quiet=as_json
+        )
     if as_json:
         print_json(summary)
-        return
-    for made in summary_tables(summary):
-        stdout().print(made)
-    if summary["gap"]:
-        stdout().print(gap_line(summary["gap"]), markup=False, soft_wrap=True)
-    stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
+    else:
+        stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
 
 
 def _training_cache(checkpoint: Path) -> Path:
