@@ -83,8 +83,8 @@ def evaluate(
       d2st eval runs/faces --perturb all --max-samples 400
       d2st eval runs/faces --json > metrics.json
     """
+    from d2st.adapter.evaluate.digest import checkpoint_digest
     from d2st.adapter.evaluate.run import evaluate_run, open_matching
-    from d2st.adapter.evaluate.validation import checkpoint_digest
     from d2st.adapter.train.checkpoint import load_detector, resolve_checkpoint
     from d2st.adapter.train.log import gap_line
     from d2st.cache.device import pick_device

@@ -37,8 +37,11 @@ def report(
       d2st report runs/faces --cache /mnt/faces.d2st
     """
     from d2st.adapter.report.page import write_report
+    from d2st.cache.store import Store
     from d2st.pipeline.reasons import REASONS
 
+    for store in cache or ():
+        Store.open(store)  # one that the run remembers may be gone, one that is named here must be there
     path, record = write_report(run, out=out, split=split.value, caches=cache or (), reasons=REASONS)
     size = path.stat().st_size
     if as_json:

@@ -6,6 +6,8 @@ metrics.py      AUC, EER, average precision, ... of labels and scores
 calibration.py  are scores probabilities: ECE, reliability bins, temperature scaling
 validation.py   the val split's predictions, from which alone a temperature comes
 bootstrap.py    intervals over videos
+digest.py       which checkpoint an evaluation is of
+nulls.py        NaN -> null
 delong.py       variance of AUCs, and whether two of them differ
 paired.py       differences on the same resamples; Holm's correction
 summary.py      predictions -> one JSON-able document

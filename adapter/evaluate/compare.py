@@ -14,13 +14,15 @@ import numpy as np
 import polars as pl
 
 from d2st.adapter.evaluate.delong import delong_test
+from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.groups import by_video, check_groups
 from d2st.adapter.evaluate.matrix import Row, cross_matrices
+from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 from d2st.adapter.evaluate.paired import holm, paired_differences
 from d2st.adapter.evaluate.score import PREDICTIONS
 from d2st.adapter.evaluate.summary import ESTIMATES
-from d2st.adapter.evaluate.validation import checkpoint_digest
-from d2st.cache.errors import ConfigError, ManifestError, RunError, StoreError, UnknownNameError
+from d2st.adapter.train.checkpoint import BEST
+from d2st.cache.errors import ConfigError, ManifestError, RunError, StoreError, UnknownNameError, UsageError
 from d2st.cache.store import Store
 
 __all__ = ["Scored", "compare", "read_scored"]
@@ -44,7 +46,8 @@ def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 100
     the AUC whatever the metric is, its p corrected by Holm's method for there being several.
 
     Raises:
-        ConfigError: fewer than two runs, a run twice, or no sample that all have scored.
+        UsageError: fewer than two runs, or a run twice.
+        ConfigError: no sample that all have scored.
         ManifestError: two runs do not agree on what a sample is, or a `video_id` holds real and fake samples.
         UnknownNameError: there is no such metric.
     """
@@ -52,7 +55,7 @@ def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 100
         raise UnknownNameError("metric", metric, list(ESTIMATES))
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        raise ConfigError(
+        raise UsageError(
             f"at least two different runs are compared, got {', '.join(names)}",
             fix="Name each run once; runs of one name in two folders can't be told apart, so rename one",
         )
@@ -68,13 +71,16 @@ def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 100
     rows = []
     for place, (run, made) in enumerate(zip(runs, found, strict=True)):
         row = {"run": run.name, "stage": run.stage, "adapter": run.adapter}
-        row |= {"value": _number(made.value), "interval": _interval(made.interval)}
+        row |= {"value": value_or_null(made.value), "interval": bounds_or_null(made.interval)}
         row |= {"difference": None, "difference_interval": None, "delong": None}
         if place:
             test = tests[place - 1]
-            row |= {"difference": _number(made.difference), "difference_interval": _interval(made.difference_interval)}
-            row["delong"] = {name: _number(getattr(test, name)) for name in ("difference", "standard_error", "z", "p")}
-            row["delong"]["p_holm"] = _number(corrected[place - 1])
+            row |= {
+                "difference": value_or_null(made.difference),
+                "difference_interval": bounds_or_null(made.difference_interval),
+            }
+            row["delong"] = {name: value_or_null(getattr(test, name)) for name in ("difference", "standard_error", "z", "p")}
+            row["delong"]["p_holm"] = value_or_null(corrected[place - 1])
         rows.append(row)
     lost = {run.name: len(run.predictions) - len(tables[0]) for run in runs}
     matrices = cross_matrices([Row(run.name, run.predictions, run.trained) for run in runs], resamples=resamples, seed=seed)
@@ -96,7 +102,8 @@ def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any]) -> Sc
         RunError: there is no such evaluation, it is damaged, or it is of another checkpoint.
     """
     folder, digest = checkpoint.parent, checkpoint_digest(checkpoint)
-    command = f"d2st eval {checkpoint} --split {split}"
+    run = folder if checkpoint.name == BEST else checkpoint
+    command = f"d2st eval {run} --split {split}"
     own = folder / f"eval-{split}"
     if not (own / "metrics.json").is_file():
         raise RunError(f"{folder} has no evaluation of the {split} split", fix=f"Run `{command}` first")
@@ -147,11 +154,3 @@ def _common(tables: Sequence[pl.DataFrame], names: Sequence[str]) -> list[pl.Dat
                 what = f"{names[0]} and {name} do not agree on the {column} of {other} samples"
                 raise ManifestError(what, fix="Evaluate both with the same --manifest")
     return made
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _interval(bounds: tuple[float, float]) -> list[float] | None:
-    return None if np.isnan(bounds[0]) else [float(bound) for bound in bounds]

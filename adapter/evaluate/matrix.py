@@ -16,6 +16,7 @@ import polars as pl
 from d2st.adapter.evaluate.bootstrap import bootstrap_intervals
 from d2st.adapter.evaluate.groups import by_video, parts, per_method, with_two_kinds
 from d2st.adapter.evaluate.metrics import binary_auc, tally
+from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 
 __all__ = ["Row", "cross_matrices"]
 
@@ -93,8 +94,8 @@ def _cell(
     ]
     seen = None if trained is None else (dataset, method) in trained if method else any(name == dataset for name, _ in trained)
     return {
-        "auc": None if np.isnan(value) else value,
-        "interval": None if np.isnan(bounds[0]) else list(bounds),
+        "auc": value_or_null(value),
+        "interval": bounds_or_null(bounds),
         "n_real": int((labels == 0).sum()),
         "n_fake": int((labels == 1).sum()),
         "seen": seen,

@@ -18,6 +18,7 @@ import polars as pl
 
 from d2st.adapter.evaluate import metrics
 from d2st.adapter.evaluate.groups import parts, with_two_kinds
+from d2st.adapter.evaluate.nulls import value_or_null
 
 __all__ = ["PROTOCOLS", "deepfakebench", "folder_name", "nearest_eer"]
 
@@ -84,7 +85,7 @@ def _frames(rows: pl.DataFrame, clip_frames: int) -> dict[str, Any]:
     return {
         "model": "frame",
         **_measured(frames),
-        "video_auc": _number(_auc(grouped)),
+        "video_auc": value_or_null(_auc(grouped)),
         "groups": len(grouped),
         "mixed_groups": len(mixed),
         "fakes_called_real": int(mixed["fakes"].sum()),
@@ -113,7 +114,7 @@ def _measured(rows: pl.DataFrame) -> dict[str, Any]:
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
     counts = metrics.tally(labels, scores)
     found = {name: float(estimate(counts)) for name, estimate in ALIKE.items()} | {"eer": nearest_eer(labels, scores)}
-    return {"n": len(rows)} | {name: _number(found[name]) for name in NAMES}
+    return {"n": len(rows)} | {name: value_or_null(found[name]) for name in NAMES}
 
 
 def _auc(rows: pl.DataFrame) -> float:
@@ -143,10 +144,6 @@ def _beside(made: Mapping[str, Any], ours: Mapping[str, Any], *, videos: int, cl
             lost += f", {made['fakes_called_real']} fake frames with them"
             why = f"{lost}; {why}"
     yield {"measure": "video AUC", "deepfakebench": made["video_auc"], "ours": ours["video"]["auc"], "why": why}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 PROTOCOLS: dict[str, Protocol] = {"deepfakebench": deepfakebench}

@@ -4,19 +4,18 @@ Everything is paired: the same samples at every severity, and the same bootstrap
 interval of its own, which is far narrower than the difference of two AUCs' intervals, and says whether a step of a curve means anything.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from d2st.adapter.evaluate.bootstrap import bootstrap_intervals
+from d2st.adapter.evaluate.bootstrap import bootstrap_values, central
 from d2st.adapter.evaluate.groups import by_video, parts, with_two_kinds
-from d2st.adapter.evaluate.metrics import Array, Tally, binary_auc, tally
+from d2st.adapter.evaluate.metrics import Array, binary_auc, tally
+from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 from d2st.cache.errors import RunError
 
-__all__ = ["summarise_robustness"]
+__all__ = ["differs", "extent", "summarise_robustness"]
 
 
 def summarise_robustness(
@@ -35,14 +34,14 @@ def summarise_robustness(
         RunError: a table has other samples than `clean`.
     """
     baseline = _scopes(clean)
-    drawn = {key: _resampled_auc(rows, resamples=resamples, seed=seed) for key, rows in baseline.items()}
+    drawn = {key: _resampled(rows, resamples=resamples, seed=seed) for key, rows in baseline.items()}
 
     def summary(predictions: pl.DataFrame) -> dict[str, Any]:
         found: dict[str, Any] = {"kinds": {}, "datasets": {}}
         for key, rows in _scopes(predictions).items():
             dataset, kind = key
             home = found["kinds"] if dataset is None else found["datasets"].setdefault(dataset, {})
-            aucs = drawn[key] if rows is baseline[key] else _resampled_auc(rows, resamples=resamples, seed=seed)
+            aucs = drawn[key] if rows is baseline[key] else _resampled(rows, resamples=resamples, seed=seed)
             home[kind] = _level(rows, baseline[key], aucs, drawn[key])
         return found
 
@@ -56,6 +55,20 @@ def summarise_robustness(
     }
 
 
+def differs(level: Mapping[str, Any]) -> bool:
+    """Whether the interval of a level's change leaves out 0."""
+    low, high = level["auc_change_interval"] or (0.0, 0.0)
+    return low > 0 or high < 0
+
+
+def extent(document: Mapping[str, Any]) -> tuple[float, float]:
+    """The least and the greatest of all AUCs of kinds, their bounds, and chance, in `document` as robustness.json holds it."""
+    steps = [document["clean"], *(step for entry in document["perturbations"].values() for step in entry["severities"])]
+    levels = [level for step in steps for level in step["kinds"].values()]
+    seen = [0.5, *(bound for level in levels for bound in (level["auc"], *(level["interval"] or ())) if bound is not None)]
+    return min(seen), max(seen)
+
+
 def _scopes(predictions: pl.DataFrame) -> dict[tuple[str | None, str], pl.DataFrame]:
     """Videos, as `by_video` gives them, of each kind over all data sets (None) and within each."""
     table = with_two_kinds(predictions)
@@ -65,36 +78,21 @@ def _scopes(predictions: pl.DataFrame) -> dict[tuple[str | None, str], pl.DataFr
     return found
 
 
-def _resampled_auc(videos: pl.DataFrame, *, resamples: int, seed: int) -> Array:
-    """AUC of each bootstrap resample (R,), which are the same for the same videos whatever their scores; empty where there are none."""
-    kept: list[Array] = []
-
-    def auc(counts: Tally) -> Array:
-        kept.append(binary_auc(counts))
-        return kept[-1]
-
-    labels, scores = videos["label"].to_numpy(), videos["score"].to_numpy()
-    bootstrap_intervals(labels, scores, videos["video_id"].to_numpy(), {"auc": auc}, resamples=resamples, seed=seed)
-    return np.concatenate(kept) if kept else np.empty(0)
+def _resampled(videos: pl.DataFrame, *, resamples: int, seed: int) -> Array:
+    """AUC of each bootstrap resample (R,)."""
+    columns = (videos[name].to_numpy() for name in ("label", "score", "video_id"))
+    return bootstrap_values(*columns, {"auc": binary_auc}, resamples=resamples, seed=seed)["auc"]
 
 
 def _level(rows: pl.DataFrame, clean: pl.DataFrame, aucs: Array, clean_aucs: Array) -> dict[str, Any]:
     labels, scores, before = (values.to_numpy() for values in (rows["label"], rows["score"], clean["score"]))
     auc = float(binary_auc(tally(labels, scores)))
     found: dict[str, Any] = {"n_real": int((labels == 0).sum()), "n_fake": int((labels == 1).sum())}
-    found["auc"], found["interval"] = _number(auc), _central(aucs)
-    found["auc_change"] = _number(auc - float(binary_auc(tally(labels, before))))
-    found["auc_change_interval"] = _central(aucs - clean_aucs)
+    found["auc"], found["interval"] = value_or_null(auc), bounds_or_null(central(aucs))
+    found["auc_change"] = value_or_null(auc - float(binary_auc(tally(labels, before))))
+    found["auc_change_interval"] = bounds_or_null(central(aucs - clean_aucs))
     for name, label in (("real", 0), ("fake", 1)):
         mine = labels == label
         found[f"score_{name}"] = float(scores[mine].mean()) if mine.any() else None
         found[f"shift_{name}"] = float((scores - before)[mine].mean()) if mine.any() else None
     return found
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _central(values: Array) -> list[float] | None:
-    return [float(bound) for bound in np.quantile(values, [0.025, 0.975])] if values.size else None

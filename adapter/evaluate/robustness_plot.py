@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from d2st.adapter.evaluate.robustness import differs, extent
+
 __all__ = ["robustness_png"]
 
 LOOKS = {"image": ("#0072B2", "-", "o", -0.07), "video": ("#D55E00", "--", "s", 0.07)}  # colour, dash, mark, shift to the right
@@ -39,7 +41,8 @@ def robustness_png(document: Mapping[str, Any], *, title: str) -> bytes:
     entries = document["perturbations"]
     columns = min(MOST_IN_A_ROW, max(1, len(entries)))
     rows = -(-max(1, len(entries)) // columns)
-    bottom, top = _range(document)
+    low, high = extent(document)
+    bottom, top = low - 0.02, high + 0.02  # the same for all panels
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 4.0 * columns, 0.7 + 3.3 * rows), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
@@ -72,7 +75,7 @@ def _curves(axes: Axes, steps: Sequence[Mapping[str, Any]], *, span: float) -> N
         for place, level in zip(places, levels, strict=True):
             if level["interval"]:
                 axes.plot([place, place], level["interval"], color=colour, linewidth=1.1, alpha=0.55, solid_capstyle="butt")
-            face = colour if _differs(level) else "white"
+            face = colour if differs(level) else "white"
             axes.plot(place, level["auc"], marker=marker, markersize=5, color=colour, markerfacecolor=face, zorder=3)
         ends.append((aucs[-1], f"{kind}s {aucs[-1]:.2f}", colour))
     if not ends:
@@ -84,20 +87,6 @@ def _curves(axes: Axes, steps: Sequence[Mapping[str, Any]], *, span: float) -> N
         axes.text(len(steps) - 1 + 0.2, height, label, color=colour, va="center", fontsize=9, bbox=backed)
 
 
-def _differs(level: Mapping[str, Any]) -> bool:
-    """Whether the interval of the change leaves out 0."""
-    low, high = level["auc_change_interval"] or (0.0, 0.0)
-    return low > 0 or high < 0
-
-
 def _footer(document: Mapping[str, Any]) -> list[str]:
     counts = [f"{kind}s: {level['n_real']} real, {level['n_fake']} fake" for kind, level in document["clean"]["kinds"].items()]
     return ["bars: 95 % of bootstrap resamples of videos", "filled: differs from clean (paired, 95 %)", "; ".join(counts)]
-
-
-def _range(document: Mapping[str, Any]) -> tuple[float, float]:
-    """The same for all panels: what the intervals take, chance included."""
-    steps = [document["clean"], *(step for entry in document["perturbations"].values() for step in entry["severities"])]
-    levels = [level for step in steps for level in step["kinds"].values()]
-    seen = [0.5, *(bound for level in levels for bound in (level["auc"], *(level["interval"] or ())) if bound is not None)]
-    return max(0.0, min(seen)) - 0.02, min(1.0, max(seen)) + 0.02

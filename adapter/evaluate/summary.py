@@ -4,7 +4,6 @@ Every scope (all, a kind, a data set, a manipulation) has the same two levels, v
 them up: image benchmarks report frame AUC, most work since 2024 video AUC. What can't be computed is null, and `note` says why.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from d2st.adapter.evaluate import metrics
 from d2st.adapter.evaluate.bootstrap import bootstrap_intervals
 from d2st.adapter.evaluate.calibration import FITTED_ON, Temperature, ece, reliability_bins, rescale, validation_temperature
 from d2st.adapter.evaluate.groups import by_video, check_groups, parts, per_method, with_two_kinds
+from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 
 __all__ = ["ESTIMATES", "summarise"]
 
@@ -171,6 +171,6 @@ def _measure(
     for name, estimate in estimates.items():
         outer, _, inner = name.partition(".")
         value = estimate(counts)
-        (found.setdefault(outer, {}) if inner else found)[inner or outer] = None if np.isnan(value) else float(value)
+        (found.setdefault(outer, {}) if inner else found)[inner or outer] = value_or_null(value)
     bounds = bootstrap_intervals(labels, scores, groups, estimates, **options)
-    return counts, found, {name: None if math.isnan(low) else [low, high] for name, (low, high) in bounds.items()}
+    return counts, found, {name: bounds_or_null(bound) for name, bound in bounds.items()}

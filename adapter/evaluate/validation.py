@@ -3,7 +3,6 @@
 Kept predictions count only if they come from the very same checkpoint: its digest stands in the metrics.json beside them.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from d2st.cache.errors import RunError
 from d2st.cache.loader import TokenLoader
 from d2st.cache.store import Store
 
-__all__ = ["checkpoint_digest", "kept_validation", "score_validation"]
+__all__ = ["kept_validation", "score_validation"]
 
 
 def score_validation(
@@ -64,9 +63,3 @@ def kept_validation(folder: Path, *, checkpoint: str) -> pl.DataFrame | None:
         raise RunError(
             f"the evaluation in {folder} is damaged: {error}", fix="Remove that folder, or evaluate again"
         ) from error
-
-
-def checkpoint_digest(path: Path) -> str:
-    """blake2b-128 of a checkpoint's bytes, 32 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

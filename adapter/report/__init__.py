@@ -9,6 +9,7 @@ charts.py      charts of predictions: ROC, DET, scores, reliability, frame timel
 series.py      charts of numbers: bars with intervals, training curves
 results.py     sections: headline, curves, scores, calibration, confusion, manipulations
 across.py      sections: stages and data sets against each other, modality gap, other protocols
+robustness.py  section: AUC as the pictures get worse
 evidence.py    sections: mistakes and doubts as pictures, all samples, what was dropped
 provenance.py  sections: training, how to repeat it
 page.py        sections -> page

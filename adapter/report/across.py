@@ -37,9 +37,10 @@ def matrices(record: Record, sources: Sources) -> Html:
         several = len({dataset for dataset, _, _ in columns}) > 1
         heads = [" ".join(filter(None, (d if several or not m else "", m, f"({k}s)"))) for d, k, m in columns]
         made.append(table(f"{title}: stage × what it was tested on", ["", *heads], rows, class_="matrix"))
-    if untested := [str(stage.number) for stage in record.stages if not stage.evaluations]:
-        commands = "; ".join(f"d2st eval RUN/stage{number} --split {record.split}" for number in untested)
-        made.append(note(f"Not evaluated on this split: stage {', '.join(untested)}. ", tag("code", commands)))
+    if untested := [stage for stage in record.stages if not stage.evaluations]:
+        commands = "; ".join(map(record.eval_command, untested))
+        names = ", ".join(str(stage.number) for stage in untested)
+        made.append(note(f"Not evaluated on this split: stage {names}. ", tag("code", commands)))
     return join(made)
 
 
@@ -90,7 +91,7 @@ def _methods(summary: Mapping[str, Any]) -> dict[Column, Mapping[str, Any]]:
 def _cell(level: Mapping[str, Any] | None, key: Column, trained: frozenset[tuple[str, str]] | None) -> Html:
     """Value, interval, counts, seen or unseen; a bar behind it is as long as AUC is above chance."""
     if level is None:
-        return tag("span", "–")
+        return tag("div", "–", class_="cell", style="--share:0")
     dataset, _, method = key
     seen = None if trained is None else (dataset, method) in trained if method else dataset in {name for name, _ in trained}
     words = [f"{level['n_fake']} fake, {level['n_real']} real", *([] if seen is None else ["seen" if seen else "unseen"])]

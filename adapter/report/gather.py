@@ -7,6 +7,7 @@ a damaged file would look complete.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,12 @@ _COLUMNS = ("sample_id", "dataset", "method", "label", "kind", "video_id", "scor
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `d2st eval` left: `name` of its folder, metrics.json as `summary`, predictions.parquet."""
+    """What `d2st eval` left: `name` of its folder, metrics.json as `summary`, predictions.parquet, and robustness.json or None."""
 
     name: str
     summary: Mapping[str, Any]
     predictions: pl.DataFrame
+    robustness: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Record:
     @property
     def evaluation(self) -> Evaluation | None:
         return self.shown.evaluations[0] if self.shown.evaluations else None
+
+    def eval_command(self, stage: Stage, options: str = "") -> str:
+        """What to run for the evaluation of a stage, from the folder that holds the runs' own."""
+        run = f"{self.folder.parent.name}/{self.name}/stage{stage.number}"
+        return " ".join(filter(None, ("d2st eval", shlex.quote(run), f"--split {self.split}", options)))
 
 
 def gather(run: Path, *, split: str) -> Record:
@@ -114,7 +121,17 @@ def _evaluation(folder: Path) -> Evaluation:
     lacking += [name for name in ("samples", "overall", "datasets", "methods") if name not in summary]
     if lacking:
         raise RunError(f"the evaluation in {folder} lacks {', '.join(lacking)}", fix="Run `d2st eval` again")
-    return Evaluation(folder.name, summary, predictions)
+    return Evaluation(folder.name, summary, predictions, _robustness(folder))
+
+
+def _robustness(folder: Path) -> dict[str, Any] | None:
+    document = _document(folder / "robustness.json")
+    if document is not None and (lacking := {"about", "samples", "clean", "perturbations"} - document.keys()):
+        raise RunError(
+            f"{folder / 'robustness.json'} lacks {', '.join(sorted(lacking))}",
+            fix="Run `d2st eval --perturb` again, or remove it",
+        )
+    return document
 
 
 def _document(path: Path) -> dict[str, Any] | None:

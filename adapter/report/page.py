@@ -11,7 +11,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from d2st.adapter.report import across, evidence, provenance, results
+from d2st.adapter.evaluate.digest import checkpoint_digest
+from d2st.adapter.report import across, evidence, provenance, results, robustness
 from d2st.adapter.report.gather import BEST, Record, gather
 from d2st.adapter.report.markup import Html, definitions, join, note, number, tag, text
 from d2st.adapter.report.sources import Sources, find_sources
@@ -78,6 +79,7 @@ def _sections(record: Record, sources: Sources, reasons: Mapping[str, str]) -> I
         yield "manipulations", "Manipulations", results.manipulations(evaluation)
         yield "matrices", "Matrices", across.matrices(record, sources)
         yield "protocols", "Other protocols", across.protocols(evaluation)
+        yield "robustness", "Robustness", robustness.robustness(record)
     yield "training", "Training", provenance.training(record)
     yield "gap", "Modality gap", across.gap(record)
     if evaluation:
@@ -105,11 +107,10 @@ def _summary(record: Record) -> Iterator[Html]:
 def _warnings(record: Record) -> Iterator[Html | str]:
     evaluation, shown = record.evaluation, record.shown
     if evaluation is None:
-        command = f"d2st eval {record.name}/stage{shown.number} --split {record.split}"
         yield join(
             [
                 text(f"Not evaluated on the {record.split} split yet. Run "),
-                tag("code", command),
+                tag("code", record.eval_command(shown)),
                 text(" and make the report again."),
             ],
             "",
@@ -126,16 +127,10 @@ def _warnings(record: Record) -> Iterator[Html | str]:
     if counts["dropped"]:
         yield f"{counts['dropped']} samples of the split were not scored; see Dropped data."
     said, best = (evaluation.summary.get("about") or {}).get("checkpoint"), shown.folder / BEST
-    if said and best.is_file() and said != _digest(best):
+    if said and best.is_file() and said != checkpoint_digest(best):
         yield f"{BEST} is not the checkpoint that was evaluated: it has changed since."
     if shown is not record.stages[-1]:
         yield f"The run goes on to stage {record.stages[-1].number}; this page shows stage {shown.number}."
-
-
-def _digest(path: Path) -> str:
-    from d2st.adapter.evaluate.validation import checkpoint_digest  # imports torch, which older runs can do without
-
-    return checkpoint_digest(path)
 
 
 def _section(name: str, heading: str, content: Html | None) -> Html:

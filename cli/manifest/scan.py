@@ -58,6 +58,7 @@ def scan(
       d2st manifest scan mine.csv --root /data
       d2st manifest scan /data/wild --split test --dataset wild --json
     """
+    from d2st.cache.files import write_atomic
     from d2st.pipeline.manifest import counts, scan_folder, write_manifest
 
     out = out or Path(f"{source.stem if source.is_file() else source.resolve().name or 'manifest'}.parquet")
@@ -78,7 +79,9 @@ def scan(
     write_manifest(made.manifest, out, root=made.root)
     lacking = out.with_suffix(".missing.txt")
     if made.ignored.missing:
-        lacking.write_text("".join(f"{path}\n" for path in made.ignored.missing), encoding="utf-8")
+        write_atomic(lacking, "".join(f"{path}\n" for path in made.ignored.missing).encode())
+    else:
+        lacking.unlink(missing_ok=True)  # that of an earlier scan
     if as_json:
         document = {
             "manifest": str(out),
@@ -96,7 +99,7 @@ def scan(
     for note in made.notes:
         stderr().print(f"note: {note}", markup=False, soft_wrap=True)
     if made.ignored.missing:
-        stderr().print(f"note: what is missing is listed in {lacking}", markup=False, soft_wrap=True)
+        stderr().print(f"note: All that is missing is listed in {lacking}.", markup=False, soft_wrap=True)
     stdout().print(counts_table(f"{out}: {made.manifest.height} samples ({made.layout})", made.manifest))
     if say_errors(made.manifest):
         command = ["d2st", "manifest", "check", str(out)]

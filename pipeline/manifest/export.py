@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from d2st.cache.errors import ManifestError
+from d2st.pipeline.manifest.layouts.deepfakebench import METHODS
 from d2st.pipeline.manifest.schema import REAL
 from d2st.pipeline.media.folder import list_frames
 
@@ -17,18 +19,25 @@ __all__ = ["to_deepfakebench"]
 def to_deepfakebench(manifest: pl.DataFrame, root: Path) -> tuple[dict[str, Any], int]:
     """The list, and how many samples had no place in it.
 
-    Data set -> `<method>_Real` or `<method>_Fake` -> split -> [compression ->] video -> label and frames; a data set has the level of
-    compressions where all of its samples name one. Videos are called by their path below the data set, so that no two share a name.
+    Data set -> label -> split -> [compression ->] video -> label and frames. A label is `<data set>_Real` or `<method>_Fake`, for
+    FaceForensics++ DeepfakeBench's own (FF-real, FF-DF ...). A data set has the level of compressions where all of its samples name
+    one. Videos are called by their path below the data set, so that no two share a name.
 
     Raises:
+        ManifestError: there is no frame folder in the manifest.
         MediaError: a frame folder is not there.
     """
     frames = manifest.filter(pl.col("kind") == "frames").sort("sample_id")
+    if frames.is_empty():
+        raise ManifestError(
+            f"none of the {manifest.height} samples is a folder of frames, and DeepfakeBench reads nothing else",
+            fix="Extract the frames, a folder a video, and scan these",
+        )
     made: dict[str, Any] = {}
     for (dataset,), rows in frames.group_by("dataset", maintain_order=True):
         leveled = rows["compression"].null_count() == 0
         for row in rows.iter_rows(named=True):
-            label = f"{dataset}_Real" if row["label"] == REAL else f"{row['method']}_Fake"
+            label = _label(str(dataset), row["method"], real=row["label"] == REAL)
             place = made.setdefault(str(dataset), {}).setdefault(label, {"train": {}, "val": {}, "test": {}})[row["split"]]
             if leveled:
                 place = place.setdefault(row["compression"], {})
@@ -38,3 +47,8 @@ def to_deepfakebench(manifest: pl.DataFrame, root: Path) -> tuple[dict[str, Any]
                 "frames": [f"{row['path']}/{name}" for name in names],
             }
     return made, manifest.height - frames.height
+
+
+def _label(dataset: str, method: str, *, real: bool) -> str:
+    own = {"real": "FF-real"} | {name: label for label, name in METHODS.items()} if dataset.startswith("FaceForensics") else {}
+    return own.get(method) or (f"{dataset}_Real" if real else f"{method}_Fake")

@@ -8,10 +8,15 @@ from pathlib import Path
 from d2st.pipeline.manifest.layouts import Found
 from d2st.pipeline.manifest.walk import Ignored
 
-__all__ = ["frames_notes", "ignored_notes", "sight"]
+__all__ = ["counted", "frames_notes", "ignored_notes", "sight"]
 
 MANY_FRAMES = 5000  # more images than this in one "video" are probably separate pictures
 SHOWN = 5
+
+
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def ignored_notes(ignored: Ignored) -> list[str]:
@@ -20,10 +25,9 @@ def ignored_notes(ignored: Ignored) -> list[str]:
     if ignored.extensions:
         notes.append(f"Left aside, not media: {_top(ignored.extensions)}.")
     if ignored.unplaced:
-        notes.append(
-            f"Left aside, media that the layout has no place for: {ignored.unplaced.total()} files in {len(ignored.unplaced)} folders, "
-            f"such as {', '.join(_first(ignored.unplaced))}."
-        )
+        where = f"{counted(ignored.unplaced.total(), 'file')} in {counted(len(ignored.unplaced), 'folder')}"
+        such = ", ".join(_first(ignored.unplaced))
+        notes.append(f"Left aside, media that the layout has no place for: {where}, such as {such}.")
     if ignored.missing:
         notes.append(f"Listed, but not on the disk: {len(ignored.missing)}, such as {', '.join(ignored.missing[:SHOWN])}.")
     notes += [f"Left aside, {reason}: {count}." for reason, count in sorted(ignored.aside.items())]
@@ -42,7 +46,10 @@ def frames_notes(found: Sequence[Found]) -> list[str]:
     if not folders:
         return []
     counts = [sample.frames or 0 for sample in folders]
-    notes = [f"{len(folders)} folders of images were taken as one video each, of {min(counts)} to {max(counts)} frames."]
+    fewest = "" if min(counts) == max(counts) else f"{min(counts)} to "
+    notes = [
+        f"{counted(len(folders), 'folder')} of images taken as one video each, of {fewest}{counted(max(counts), 'frame')}."
+    ]
     if max(counts) > MANY_FRAMES:
         largest = folders[counts.index(max(counts))]
         notes.append(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import UsageError
 from d2st.pipeline.manifest.schema import SCHEMA, SPLITS
 from d2st.pipeline.manifest.split import assign_splits, connected
 
@@ -21,13 +21,15 @@ def resplit(manifest: pl.DataFrame, *, shares: Mapping[str, float], seed: int = 
         keep: splits whose samples stay where they are, and draw everything that is connected with them along.
 
     Raises:
-        ConfigError: an unknown split, or shares that make no sense.
+        UsageError: an unknown split, or shares that make no sense.
     """
-    unknown = [split for split in (*shares, *keep) if split not in SPLITS]
-    if unknown or not shares or min(shares.values()) <= 0 or shares.keys() & set(keep):
-        raise ConfigError(
-            f"can't split into {dict(shares)} and keep {list(keep)}",
-            fix=f"Splits are {', '.join(SPLITS)}, shares positive, and a split is either kept or filled",
+    if unknown := [split for split in (*shares, *keep) if split not in SPLITS]:
+        raise UsageError(f"there is no split {unknown[0]!r}", fix=f"Splits are {', '.join(SPLITS)}")
+    if both := sorted(shares.keys() & set(keep)):
+        raise UsageError(f"{both[0]} is to be kept and to be filled", fix="Do one of both")
+    if not shares or min(shares.values()) <= 0:
+        raise UsageError(
+            "no split is left that the samples could go to", fix="Give a share above 0 to a split that is not kept"
         )
     total = sum(shares.values())
     ordered = tuple(sorted(((split, share / total) for split, share in shares.items()), key=lambda pair: -pair[1]))

@@ -6,7 +6,6 @@ Everything the scan decided by itself (splits, identities, what it left aside) c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +14,9 @@ from d2st.cache.errors import ConfigError, ManifestError, UsageError
 from d2st.pipeline.manifest.duplicates import find_duplicates
 from d2st.pipeline.manifest.identity import identities_of, identity_pattern, list_column
 from d2st.pipeline.manifest.ids import sample_id, video_id
-from d2st.pipeline.manifest.layouts import FRAMES_FOLDERS, LAYOUTS, Found, Layout, Place
-from d2st.pipeline.manifest.notes import frames_notes, ignored_notes, sight
+from d2st.pipeline.manifest.layouts import FRAMES_FOLDERS, LAYOUTS, Found, Place
+from d2st.pipeline.manifest.notes import counted, frames_notes, ignored_notes
+from d2st.pipeline.manifest.recognise import find_samples
 from d2st.pipeline.manifest.schema import SCHEMA, SPLITS
 from d2st.pipeline.manifest.split import assign_splits, connected
 from d2st.pipeline.manifest.walk import Ignored
@@ -74,7 +74,7 @@ def scan_folder(
     if not name:
         raise ConfigError(f"{source} has no name to call the data set by", fix="Give --dataset NAME")
 
-    used, found, ignored = _find(place, layout)
+    used, found, ignored = find_samples(place, layout)
     notes = [*ignored_notes(ignored), *frames_notes(found)]
 
     duplicates, unreadable = find_duplicates(root, found)
@@ -127,36 +127,6 @@ def _media_root(source: Path, root: str | Path | None) -> Path:
     return Path(root)
 
 
-def _find(place: Place, key: str | None) -> tuple[Layout, list[Found], Ignored]:
-    ignored = Ignored()
-    for layout in LAYOUTS:
-        if layout.key == key or (key is None and layout.matches(place.source)):
-            ignored = Ignored()
-            found = sorted(layout.find(place, ignored), key=lambda sample: sample.path)
-            if found:
-                _refuse_twice(found, place.source)
-                return layout, found, ignored
-            if ignored.missing:
-                raise ManifestError(
-                    f"none of the {len(ignored.missing)} samples in {place.source} are under {place.root}, such as {ignored.missing[0]}",
-                    fix="Name the folder that its paths start from with --root",
-                )
-    if place.source.is_file():
-        raise ManifestError(
-            f"{place.source} is no list of samples", fix="Name a folder, a DeepfakeBench .json, a .csv or a .parquet"
-        )
-    expected = "\n\n".join(f"{layout.name} (--layout {layout.key}):\n{layout.expects}" for layout in LAYOUTS)
-    raise ManifestError(
-        f"no known layout fits {place.source}: {sight(place.root, ignored)}", fix=f"Arrange it, links will do, as\n\n{expected}"
-    )
-
-
-def _refuse_twice(found: Sequence[Found], source: Path) -> None:
-    for one, other in pairwise(found):
-        if one.path == other.path:
-            raise ManifestError(f"{source} lists {one.path} twice", fix="Keep one of its rows")
-
-
 def _splits(
     found: Sequence[Found],
     videos: Sequence[str],
@@ -178,9 +148,10 @@ def _splits(
     components = connected(keys)
     names = [min(who) for who in identities]
     missing = known.count(None)
+    groups = counted(len(set(components)), "group")
     notes.append(
-        f"{missing} of {len(found)} samples stand in no split folder: {len(set(components))} groups of connected identities were "
-        "split 70/15/15 by a seeded hash, the same in every scan of these files. Give --split test to put all into one."
+        f"{missing} of {len(found)} samples stand in no split folder: {groups} of connected identities, split 70/15/15 by a seeded hash, "
+        "the same in every scan of these files. Give --split test to put all into one."
     )
     return assign_splits(components, names, [sample.label for sample in found], known)
 

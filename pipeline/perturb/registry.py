@@ -55,7 +55,7 @@ _DEEPERFORENSICS, _IMAGENET_C = "DeeperForensics-1.0 (CVPR 2020)", "ImageNet-C (
 PERTURBATIONS = {
     made.name: made
     for made in (
-        Perturbation("jpeg", "quality", (90, 70, 50, 30, 10), "d2st", lambda crops, value, _: jpeg(crops, value)),
+        Perturbation("jpeg", "quality", (90, 70, 50, 30, 10), "d2st's own", lambda crops, value, _: jpeg(crops, value)),
         Perturbation(
             "blur",
             "sigma, % of the side",

@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.score import PREDICTIONS
-from d2st.adapter.evaluate.validation import checkpoint_digest
 from d2st.adapter.train.checkpoint import build_detector, save_checkpoint
 from d2st.cache.errors import ConfigError, RunError
 from d2st.cli.compare import compare
@@ -98,7 +98,7 @@ def test_what_can_not_be_compared(runs):
     with pytest.raises(ConfigError, match="at least two"):
         call(runs[0])
     (runs[1] / "stage1" / "eval-test" / "metrics.json").unlink()  # an evaluation that was cut short
-    with pytest.raises(RunError, match=r"`d2st eval .*bad/stage1/best.safetensors --split test` first"):
+    with pytest.raises(RunError, match=r"`d2st eval .*bad/stage1 --split test` first"):
         call(*runs)
     with pytest.raises(RunError, match="does not exist"):
         call(runs[0], runs[1].parent / "none")

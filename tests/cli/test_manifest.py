@@ -109,6 +109,9 @@ def test_scan_of_a_list_says_what_is_missing(run, faces, tmp_path):
     document = json.loads(run("scan", "mine.csv", "--root", faces, "--json").stdout)
     assert (document["layout"], document["samples"], document["missing"]) == ("table", 1, 1)
     run("scan", "mine.csv", "--out", "mine.csv", code=2)
+    (tmp_path / "mine.csv").write_text("path,label,split\ntrain/real/id1_train.mp4,real,train\n")
+    run("scan", "mine.csv", "--root", faces)
+    assert not (tmp_path / "mine.missing.txt").exists()
 
 
 def test_split_merge_export(run, faces, tmp_path):

@@ -28,14 +28,6 @@ def d2st(*arguments, fails=None):
     return result
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder with faces.d2st (int8) and runs/all with two stages, T = 1 and T = 3, of random weights."""

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from d2st.cache.errors import RunError
+from d2st.cache.errors import RunError, StoreError
 from d2st.cli.report import report
 
 app = typer.Typer()
@@ -45,6 +45,12 @@ def test_json_and_out(run, tmp_path):
         "stage": 1,
         "evaluated": False,
     }
+
+
+def test_a_cache_that_is_named_must_be_there(run, tmp_path):
+    done = CliRunner().invoke(app, [str(run), "--cache", str(tmp_path / "typo.d2st")])
+    assert isinstance(done.exception, StoreError)
+    assert not (run / "report-test.html").exists()
 
 
 def test_no_run_is_an_error(tmp_path):

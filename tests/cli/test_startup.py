@@ -1,4 +1,4 @@
-"""`d2st --help` and every command's help stay instant: they import nothing heavy."""
+"""`d2st --help` and every command's help stay instant: they import nothing heavy; nor does a report."""
 
 import json
 import subprocess
@@ -14,6 +14,17 @@ try:
 except SystemExit as end:
     assert not end.code, end.code
 print(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr)
+"""
+
+REPORT = f"""
+import json, sys
+from d2st.cli.app import app
+
+try:
+    app(["report", sys.argv[1]])
+except SystemExit as end:
+    assert not end.code, end.code
+print(json.dumps([name for name in {HEAVY} if name in sys.modules and name not in ("polars", "zarr")]), file=sys.stderr)
 """
 
 WALK = f"""
@@ -41,14 +52,24 @@ print(json.dumps(found))
 """
 
 
-def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+def python(code, *words):
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_module_help_imports_nothing_heavy():
     done = python(RUN_MODULE)
     assert done.returncode == 0, done.stderr
     assert "d2st demo" in done.stdout
+    assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+def test_report_reads_a_run_without_torch(tmp_path):
+    stage = tmp_path / "tiny" / "stage1"
+    stage.mkdir(parents=True)
+    (stage / "best.safetensors").write_bytes(b"weights")
+    done = python(REPORT, str(tmp_path / "tiny"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny" / "report-test.html").is_file()
     assert json.loads(done.stderr.splitlines()[-1]) == []
 
 

@@ -49,6 +49,7 @@ class Layout:
     key: what `--layout` calls it. name: for people, shown after a scan.
     expects: the tree as a drawing, for the message when nothing was recognised.
     matches: (source) -> whether this layout is the one; reads names only.
+    of_lists: what it reads is a file, not a folder.
     find: (place, ignored) -> samples; what is left aside, and what a list names but the disk lacks, is noted in `ignored`.
     """
 
@@ -57,3 +58,4 @@ class Layout:
     expects: str
     matches: Callable[[Path], bool]
     find: Callable[[Place, Ignored], Iterator[Found]]
+    of_lists: bool = False

@@ -115,12 +115,14 @@ def _method(label: str) -> str:
 
 
 def _people(video: _Video) -> tuple[str, ...] | None:
+    """By the name of the frames' folder: our own lists call a video by its whole path."""
+    above = PurePosixPath(video.frames[0]).parts[:-1]
+    if not above:
+        return None
     if video.dataset.startswith(("FaceForensics", "FF-", "FaceShifter", "DeepFakeDetection")):
-        return ffpp_people(video.name)
+        return ffpp_people(above[-1])
     if video.dataset.startswith("Celeb-DF"):
-        return celeb_people(
-            PurePosixPath(video.frames[0]).parts[-4] if len(PurePosixPath(video.frames[0]).parts) > 3 else "", video.name
-        )
+        return celeb_people(above[-3] if len(above) > 2 else "", above[-1])
     return None
 
 
@@ -161,4 +163,5 @@ DEEPFAKEBENCH = Layout(
     expects=EXPECTS,
     matches=lambda source: source.is_file() and source.suffix.lower() == ".json",
     find=_find,
+    of_lists=True,
 )

@@ -154,8 +154,9 @@ def _split(value: str, file: Path) -> str:
 
 
 def _json(file: Path) -> Mapping[str, dict[str, Any]]:
+    text = _readable(file).read_text(encoding="utf-8")
     try:
-        listed = json.loads(_readable(file).read_text(encoding="utf-8"))
+        listed = json.loads(text)
     except ValueError as error:
         raise ManifestError(f"{file} is not JSON: {error}", fix="Restore the published file") from error
     if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()):
@@ -167,7 +168,7 @@ def _readable(file: Path) -> Path:
     try:
         file.open("rb").close()
     except OSError as error:
-        raise ManifestError(f"can't read {file}: {error.strerror}", fix="Give it read permission") from error
+        raise ManifestError(f"can't read {file}: {error.strerror}", fix="Restore the published file, readable") from error
     return file
 
 

@@ -31,7 +31,8 @@ def read_table(file: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(file, infer_schema=False) if file.suffix.lower() == ".csv" else pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ManifestError(f"can't read {file}: {error}", fix="Name a CSV file with a header, or a Parquet file") from error
+        reason = str(error).partition("\n")[0]
+        raise ManifestError(f"can't read {file}: {reason}", fix="Name a CSV file with a header, or a Parquet file") from error
     lacking = [name for name in ("path", "label") if name not in table.columns]
     unknown = [name for name in table.columns if name not in KNOWN]
     if lacking:
@@ -126,4 +127,5 @@ TABLE = Layout(
     expects=EXPECTS,
     matches=lambda source: source.is_file() and source.suffix.lower() in (".csv", ".parquet"),
     find=_find,
+    of_lists=True,
 )

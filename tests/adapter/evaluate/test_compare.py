@@ -9,10 +9,10 @@ import pytest
 
 from d2st.adapter.evaluate.compare import Scored, compare, read_scored
 from d2st.adapter.evaluate.delong import delong_test
+from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.heatmap import heatmap_png
 from d2st.adapter.evaluate.matrix import Row, cross_matrices
 from d2st.adapter.evaluate.summary import summarise
-from d2st.adapter.evaluate.validation import checkpoint_digest
 from d2st.cache.errors import ConfigError, ManifestError, RunError, UnknownNameError
 
 
@@ -168,7 +168,7 @@ def test_reads_all_evaluations_of_a_split(evaluated, table):
 
 def test_says_which_evaluation_is_missing_old_or_damaged(evaluated):
     checkpoint = evaluated()
-    with pytest.raises(RunError, match=r"no evaluation of the val split. Run `d2st eval .*best.safetensors --split val` first"):
+    with pytest.raises(RunError, match=r"no evaluation of the val split. Run `d2st eval .*stage1 --split val` first"):
         read_scored(checkpoint, split="val", about=ABOUT)
     evaluated(digest="0" * 32)
     with pytest.raises(RunError, match="of another checkpoint"):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from d2st.adapter.evaluate.calibration import fit_temperature
+from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.run import check_store, choose_samples, evaluate_run
 from d2st.adapter.evaluate.score import PREDICTIONS
-from d2st.adapter.evaluate.validation import checkpoint_digest, kept_validation, score_validation
+from d2st.adapter.evaluate.validation import kept_validation, score_validation
 from d2st.cache.errors import ConfigError, FingerprintError, RunError
 from d2st.cache.store import Store
 

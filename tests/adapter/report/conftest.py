@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from d2st.adapter.evaluate.robustness import summarise_robustness
 from d2st.adapter.evaluate.score import PREDICTIONS
 from d2st.adapter.evaluate.summary import summarise
 from d2st.cache.arrays import SHARD_FRAMES, ensure_array
@@ -46,7 +47,7 @@ def predictions() -> Callable[..., pl.DataFrame]:
 
 @pytest.fixture(scope="session")
 def make_run(predictions) -> Callable[..., Path]:
-    """make_run(folder, count=, stages=, evaluated=, store=, result=): the run's folder; the store lies beside it as faces.d2st."""
+    """make_run(folder, count=, stages=, evaluated=, store=, perturbed=, result=): the run's folder; the store faces.d2st lies beside."""
 
     def make(
         folder: Path,
@@ -55,6 +56,7 @@ def make_run(predictions) -> Callable[..., Path]:
         stages: int = 3,
         evaluated: tuple[int, ...] = (1, 3),
         store: bool = True,
+        perturbed: bool = True,
         result: dict[str, Any] | None = None,
     ) -> Path:
         run, tested = folder / "runs" / "tiny", predictions(count)
@@ -95,6 +97,8 @@ def make_run(predictions) -> Callable[..., Path]:
             trained.write_parquet(place / "samples.parquet")
             if number in evaluated:
                 evaluate(place / "eval-test", tested)
+        if perturbed and evaluated:
+            perturb(run / f"stage{max(evaluated)}" / "eval-test", tested)
         return run
 
     return make
@@ -113,6 +117,30 @@ def evaluate(folder: Path, predictions: pl.DataFrame, **options: Any) -> dict[st
     predictions.write_parquet(folder / "predictions.parquet")
     write(folder / "metrics.json", summary)
     return summary
+
+
+def perturb(folder: Path, predictions: pl.DataFrame) -> None:
+    """robustness.json, as `d2st eval --perturb jpeg,noise` writes it: scores fall to chance by jpeg, and stay as they are under noise."""
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(0, 1, len(predictions))
+    faded = [predictions.with_columns(score=(1 - s / 5) * pl.col("score") + s / 5 * pl.Series(drawn)) for s in range(1, 6)]
+    found = summarise_robustness(predictions, {"jpeg": faded, "noise": [predictions] * 5}, resamples=30)
+    facts = {"jpeg": ("quality", (90, 70, 50, 30, 10)), "noise": ("sigma <8 bits>", (0.04, 0.06, 0.08, 0.09, 0.1))}
+    entries = {
+        name: {
+            "parameter": parameter,
+            "scale": f"the scale of {name}",
+            "severities": [
+                {"severity": severity, "value": value, **step}
+                for severity, (value, step) in enumerate(zip(values, found["perturbations"][name], strict=True), 1)
+            ],
+        }
+        for name, (parameter, values) in facts.items()
+    }
+    about = json.loads((folder / "metrics.json").read_text())["about"]
+    samples = {"scored": len(predictions), "available": len(predictions), "clip_frames": FRAMES, "seed": 0}
+    document = {"split": "test", "about": about, "samples": samples, "resamples": 30, "clean": found["clean"]}
+    write(folder / "robustness.json", document | {"perturbations": entries})
 
 
 def make_store(path: Path, predictions: pl.DataFrame) -> None:

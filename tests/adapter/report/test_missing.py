@@ -25,7 +25,7 @@ def edit(path, change):
 def test_without_an_evaluation_the_page_says_which_command_makes_one(make_run, tmp_path):
     page, record = page_of(make_run(tmp_path, stages=1, evaluated=(), store=False))
     assert record.evaluation is None
-    assert "d2st eval tiny/stage1 --split test" in page
+    assert "d2st eval runs/tiny/stage1 --split test" in page
     assert "Loss" in page
     assert 'id="headline"' not in page
     assert 'id="reproduce"' in page
@@ -146,6 +146,27 @@ def test_protocols_stand_beside_ours(make_run, tmp_path):
     assert "&lt;b&gt;folders&lt;/b&gt;" in page
 
 
+def test_without_a_robustness_study_the_page_says_which_command_makes_one(make_run, tmp_path):
+    page, _ = page_of(make_run(tmp_path, stages=1, evaluated=(1,), perturbed=False))
+    section = page[page.index('id="robustness"') :]
+    assert "d2st eval runs/tiny/stage1 --split test --perturb all" in section[: section.index("</section>")]
+
+
+def test_robustness_of_another_checkpoint_is_not_shown(make_run, tmp_path):
+    run = make_run(tmp_path, stages=1, evaluated=(1,))
+    edit(run / "stage1/eval-test/robustness.json", lambda document: document["about"].update(checkpoint="old"))
+    page, _ = page_of(run)
+    assert "are of another checkpoint or cache" in page
+    assert "Robustness: jpeg" not in page
+
+
+def test_robustness_json_of_another_kind_is_an_error(make_run, tmp_path):
+    run = make_run(tmp_path, stages=1, evaluated=(1,))
+    edit(run / "stage1/eval-test/robustness.json", lambda document: document.pop("clean"))
+    with pytest.raises(RunError, match=r"robustness\.json lacks clean"):
+        write_report(run)
+
+
 def test_more_samples_than_the_table_takes(make_run, tmp_path, monkeypatch):
     monkeypatch.setattr("d2st.adapter.report.evidence.ROWS_MAX", 10)
     page, _ = page_of(make_run(tmp_path, stages=1, evaluated=(1,)))
@@ -161,8 +182,11 @@ def test_no_run(tmp_path):
         write_report(tmp_path / "stage2")
 
 
+EVALUATION = ("metrics.json", "predictions.parquet", "robustness.json")
+
+
 @pytest.mark.parametrize(
-    "name", ["eval-test/metrics.json", "eval-test/predictions.parquet", "metrics.jsonl", "samples.parquet", "result.json"]
+    "name", [*(f"eval-test/{name}" for name in EVALUATION), "metrics.jsonl", "samples.parquet", "result.json"]
 )
 def test_damaged_files_are_errors_that_name_them(make_run, tmp_path, name):
     run = make_run(tmp_path, stages=1, evaluated=(1,))

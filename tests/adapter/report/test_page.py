@@ -196,7 +196,26 @@ def test_matrix_tells_what_was_trained_on(made):
     assert third[other].endswith("real, unseen")
     summary = json.loads((run / "stage1/eval-test/metrics.json").read_text())
     assert first[swap].startswith(f"{summary['methods']['made']['video']['swap']['video']['auc']:.3f}")
-    assert "d2st eval RUN/stage2" in page.section("matrices")
+    assert "d2st eval runs/tiny/stage2" in page.section("matrices")
+
+
+def test_robustness_has_the_numbers_of_robustness_json(made):
+    run, page = made
+    document = json.loads((run / "stage3/eval-test/robustness.json").read_text())
+    rows = page.rows("jpeg, videos")
+    assert [row[0] for row in rows[1:]] == ["clean", "90", "70", "50", "30", "10"]
+    level = document["perturbations"]["jpeg"]["severities"][4]["kinds"]["video"]
+    low, high = level["interval"]
+    assert rows[6][1] == f"{level['auc']:.3f}{low:.3f} – {high:.3f}"
+    low, high = level["auc_change_interval"]
+    assert rows[6][2] == f"{level['auc_change']:+.3f}{low:+.3f} to {high:+.3f}"
+    assert rows[6][3:] == [f"{level['score_real']:.3f}", f"{level['score_fake']:.3f}"]
+    assert rows[1][2] == "–"
+    assert "jpeg: the scale of jpeg" in page.section("robustness")
+    assert "sigma <8 bits>" in page.section("robustness")
+    looks = [tag[1]["class"] for tag in page.tags if "solid" in tag[1].get("class", "") or "hollow" in tag[1].get("class", "")]
+    assert looks.count("mark s1 solid") >= 1  # jpeg at its worst
+    assert len(looks) == 24
 
 
 def test_samples_are_listed_and_mistakes_come_first(made):

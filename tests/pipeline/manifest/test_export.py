@@ -3,7 +3,9 @@
 import json
 
 import polars as pl
+import pytest
 
+from d2st.cache.errors import ManifestError
 from d2st.pipeline.manifest import scan_folder
 from d2st.pipeline.manifest.export import to_deepfakebench
 
@@ -38,3 +40,24 @@ def test_compression_level_where_all_have_one(tmp_path):
     made, _ = to_deepfakebench(scan_folder(tmp_path, dataset="FF++", split="test").manifest, tmp_path)
     (video,) = made["FF++"]["Deepfakes_Fake"]["test"]["c23"].values()
     assert [path.rpartition("/")[2] for path in video["frames"]] == ["0.png", "1.png"]
+
+
+def test_faceforensics_has_the_labels_that_deepfakebench_knows_and_keeps_its_people(tmp_path):
+    for path in ("original_sequences/youtube/c23/frames/000", "manipulated_sequences/Deepfakes/c23/frames/000_003"):
+        (tmp_path / path).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / path / f"{number}.png").write_bytes(path.encode() + bytes([number]))
+    before = scan_folder(tmp_path, dataset="FaceForensics++", split="test").manifest
+    made, _ = to_deepfakebench(before, tmp_path)
+    assert made["FaceForensics++"].keys() == {"FF-real", "FF-DF"}
+    (tmp_path / "list.json").write_text(json.dumps(made))
+    after = scan_folder(tmp_path / "list.json").manifest
+    columns = ["sample_id", "path", "label", "dataset", "method", "split", "identity", "compression"]
+    assert after.select(columns).equals(before.select(columns))
+
+
+def test_nothing_to_export(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp4").write_bytes(b"x")
+    with pytest.raises(ManifestError, match="none of the 1 samples is a folder of frames"):
+        to_deepfakebench(scan_folder(tmp_path).manifest, tmp_path)

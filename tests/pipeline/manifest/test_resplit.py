@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import UsageError
 from d2st.pipeline.manifest import SCHEMA, check_manifest, sample_id
 from d2st.pipeline.manifest.resplit import resplit
 
@@ -59,7 +59,15 @@ def test_kept_split_draws_its_people_along():
     assert made.filter(pl.col("split") == "test").height == 3 * len(kept)
 
 
-@pytest.mark.parametrize("shares", [{}, {"dev": 1.0}, {"train": -1.0}, {"train": 1.0, "test": 1.0}])
-def test_senseless_shares(shares):
-    with pytest.raises(ConfigError):
+SENSELESS = [
+    ({}, "no split is left"),
+    ({"dev": 1.0}, "no split 'dev'"),
+    ({"train": -1.0}, "no split is left"),
+    ({"train": 1.0, "test": 1.0}, "test is to be kept and to be filled"),
+]
+
+
+@pytest.mark.parametrize(("shares", "said"), SENSELESS)
+def test_senseless_shares(shares, said):
+    with pytest.raises(UsageError, match=said):
         resplit(manifest([(1,)]), shares=shares, keep=["test"])

@@ -53,7 +53,7 @@ def test_what_is_left_aside_is_counted(tmp_path):
     scan = scan_folder(tmp_path)
     assert set(scan.manifest["path"]) == {"real/a.mp4", "fake/b.mp4"}
     assert scan.ignored.extensions == {".json": 1, ".db": 1, ".txt": 1, "hidden": 1}
-    assert "media that the layout has no place for: 1 files" in notes(scan)
+    assert "media that the layout has no place for: 1 file in 1 folder" in notes(scan)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are always text there")
@@ -164,3 +164,17 @@ def test_only_files_of_equal_size_are_opened(tmp_path, monkeypatch):
     touch(tmp_path, "real/a.mp4", "real/bb.mp4", "fake/ccc.mp4")
     monkeypatch.setattr(duplicates, "_digest", lambda path, kind: pytest.fail(f"{path} was opened"))
     scan_folder(tmp_path)
+
+
+def test_layout_that_was_asked_for_and_does_not_fit(tmp_path):
+    touch(tmp_path, "real/a.mp4")
+    with pytest.raises(ManifestError, match="layout celeb-df does not fit") as caught:
+        scan_folder(tmp_path, layout="celeb-df")
+    assert "Celeb-synthesis" in caught.value.fix
+    assert "dfdc_train_part_0" not in caught.value.fix
+    with pytest.raises(ManifestError, match="is a folder; the layout table is that of a list"):
+        scan_folder(tmp_path, layout="table")
+    with pytest.raises(ManifestError, match=r"a\.mp4 is a file; the layout ffpp is that of a folder"):
+        scan_folder(tmp_path / "real" / "a.mp4", layout="ffpp")
+    with pytest.raises(ManifestError, match=r"can't read .*dataset\.json: No such file"):
+        scan_folder(tmp_path, layout="dfdc-preview")

@@ -22,14 +22,6 @@ from d2st.pipeline.perturb import PerturbedTokens
 LAYERS = ("block_0", "block_2")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """One store a dtype, of 6 videos (the first of 2 frames, the others of 4) and 6 images; crops of 33 px into a backbone of 32."""
