@@ -31,8 +31,6 @@ OVERRIDES = (
     "stage2.optim.lr=1e-3",
     "stage2.optim.batch_size=8",
     "stage2.optim.patience=12",
-    "stage3.optim.epochs=6",
-    "stage3.optim.lr=5e-4",
     "stage3.optim.batch_size=8",
     "stage3.optim.patience=6",
 )

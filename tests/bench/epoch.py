@@ -42,11 +42,13 @@ from d2st.pipeline.build.restore import FrontEnd
 from d2st.pipeline.build.run import build
 from d2st.pipeline.build.threads import encode_threads, take_threads
 from d2st.pipeline.build.use import ProcessorTime
+from d2st.pipeline.clip.taps import steady_arithmetic
 from d2st.pipeline.corpus import Sample, render_sample
 from d2st.pipeline.manifest import scan_folder
 from d2st.pipeline.media import DecodePool, Job
 from d2st.pipeline.media.encode import write_h264
 
+Frame = dict[str, np.ndarray]  # what `Encoder` makes of one frame
 FPS, SECONDS = 25, 8
 LOSS_TOLERANCE = 2e-3  # CLIP's bits depend on what shares a micro-batch
 
@@ -54,6 +56,9 @@ LOSS_TOLERANCE = 2e-3  # CLIP's bits depend on what shares a micro-batch
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16-quickgelu")
+    parser.add_argument(
+        "--precision", default=None, help="of CLIP: fp32 or bf16; the build's own choice for the device by default"
+    )
     parser.add_argument("--layers", default="2,5,8,11")
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--clips", type=int, default=8, help="in an epoch")
@@ -82,7 +87,7 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
         detector="mtcnn",
         detector_weights=None,
         micro_batch=16,
-        precision=None,
+        precision=options.precision,
         dtype="float16",
         device=options.device,
     )
@@ -112,7 +117,8 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     loader.close()
     size = {key: plan.meta[key] for key in ("layers", "channels", "grid")}
     print(
-        f"{options.clips} clips of {options.frames} frames, {options.height}p; {options.backbone}, {len(plan.meta['layers'])} layers; "
+        f"{options.clips} clips of {options.frames} frames, {options.height}p; {options.backbone} in {front.encoder.backbone.precision}, "
+        f"{len(plan.meta['layers'])} layers; "
         f"{options.preset}: {count_parameters(detector):,} parameters, "
         f"{clip_flops(detector, **size, frames=options.frames) / 1e9:.1f} GFLOP a clip; {options.device}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, products in {side.make(loader).precision}"
@@ -211,26 +217,52 @@ class Online:
             for _, frames in pool.map(jobs):
                 yield crop_frames(frames, self.front.detector, settings)[0]
 
-    def encoded(self, crops: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """Token maps of each clip in order, with as many threads as the build gives CLIP."""
-        count, each = encode_threads(self.device)
-        with ThreadPoolExecutor(count, initializer=lambda: take_threads(each)) as threads:
-            begun: deque[Future[Any]] = deque()
-            for images in crops:
-                begun.append(threads.submit(lambda images: self.front.encoder.encode(images).arrays, images))
-                if len(begun) > 2 * count:
-                    yield begun.popleft().result()
-            yield from (one.result() for one in begun)
+    def encoded(self, crops: Iterable[np.ndarray]) -> Iterator[list[Frame]]:
+        """Token maps of each clip in order. Micro-batches are filled over the ends of clips, and share the threads that the build has."""
+        encoder, lengths = self.front.encoder, deque[int]()
+        begun, done = deque[Future[list[Frame]]](), deque[Frame]()
 
-    def _batch(self, request: Request, clips: np.ndarray, encoded: list[dict[str, np.ndarray]]) -> Batch:
+        def encode(images: np.ndarray) -> list[Frame]:
+            arrays = encoder.encode(images).arrays
+            return [{name: values[at] for name, values in arrays.items()} for at in range(len(images))]
+
+        def clips() -> Iterator[list[Frame]]:
+            done.extend(begun.popleft().result())
+            while lengths and len(done) >= lengths[0]:
+                yield [done.popleft() for _ in range(lengths.popleft())]
+
+        count, each = encode_threads(self.device)
+        with steady_arithmetic(), ThreadPoolExecutor(count, initializer=lambda: take_threads(each)) as threads:
+            for images in filled(crops, encoder.micro_batch, lengths):
+                begun.append(threads.submit(encode, images))
+                if len(begun) > 2 * count:
+                    yield from clips()
+            while begun:
+                yield from clips()
+
+    def _batch(self, request: Request, clips: np.ndarray, encoded: list[list[Frame]]) -> Batch:
         frames = request.rows - self.starts[clips][:, None]  # (B, T)
 
         def gathered(name: str) -> torch.Tensor:
-            return torch.from_numpy(np.stack([one[name][at] for one, at in zip(encoded, frames, strict=True)])).to(self.device)
+            values = [np.stack([clip[at][name] for at in row]) for clip, row in zip(encoded, frames, strict=True)]
+            return torch.from_numpy(np.stack(values)).to(self.device)  # (B, T, ...)
 
         layers = self.front.encoder.layers
         mask = torch.from_numpy(request.rows >= 0).to(self.device)
         return Batch({k: gathered(f"{k}/maps") for k in layers}, {k: gathered(f"{k}/cls") for k in layers}, mask, request.tag)
+
+
+def filled(crops: Iterable[np.ndarray], size: int, lengths: deque[int]) -> Iterator[np.ndarray]:
+    """The frames of clips (T, S, S, 3), `size` at a time; each clip's T is put into `lengths` first."""
+    held: list[np.ndarray] = []
+    for images in crops:
+        lengths.append(len(images))
+        held.extend(images)
+        while len(held) >= size:
+            yield np.stack(held[:size])
+            del held[:size]
+    if held:
+        yield np.stack(held)
 
 
 def prefetch(items: Iterable[Any], depth: int = 4) -> Iterator[Any]:

@@ -4,7 +4,6 @@ import functools
 import json
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from d2st.cli import demo
@@ -14,13 +13,9 @@ from d2st.pipeline import corpus
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Six people and an epoch a stage; one thread, since the suite may share its cores."""
+    """Six people and an epoch a stage."""
     monkeypatch.setattr(corpus, "make_corpus", functools.partial(corpus.make_corpus, identities=6))
     monkeypatch.setattr(demo, "OVERRIDES", ("optim.epochs=1", "stage2.optim.batch_size=8", "stage3.optim.batch_size=8"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_whole_way_twice(tmp_path):

@@ -15,16 +15,6 @@ from d2st.cli.train_display import show_training
 SMALL = ("adapter.params.width=16", "optim.batch_size=8", "optim.epochs=2")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     toys = runpy.run_path(str(Path(__file__).parents[1] / "adapter" / "train" / "conftest.py"))

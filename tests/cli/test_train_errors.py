@@ -19,14 +19,6 @@ from d2st.pipeline.manifest import SCHEMA
 QUICK = ("--set", "adapter.name=linear_probe", "--set", "optim.epochs=1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """faces.d2st; other.d2st of another backbone of the same width; and a finished run of stage 1 on the first."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from d2st.adapter.train import run_training
@@ -50,14 +49,6 @@ def d2st(*arguments, fails=None):
     else:
         assert isinstance(result.exception, fails)
     return result
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """A small store on the disk, real loader and all, whose features say which samples are fake."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,6 @@ from d2st.cache.store import Store
 
 LAYERS, GRID, CHANNELS = ("block_1", "block_3"), (3, 3), 8
 CONFIG = {"backbone": "tiny", "micro_batch": 16, "layers": list(LAYERS)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small to share out: on a busy machine threads cost a hundred times what they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

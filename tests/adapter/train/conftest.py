@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from d2st.cache import Store
 from d2st.cache.arrays import SHARD_FRAMES, ensure_array
@@ -84,15 +83,6 @@ def make_store(
     store = Store.open(path)
     store.write_manifest(manifest.drop("frames"))
     return store
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tensors this small only lose by threads, and on a busy machine they lose a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", name="make_store")

@@ -7,15 +7,6 @@ import torch
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Towers this small gain nothing from threads, and on a busy machine they wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
