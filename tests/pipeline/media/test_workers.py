@@ -25,7 +25,7 @@ def info(codec=""):
 def picture(value=0, size=4):
     return np.full((size, size, 3), value, np.uint8)
 
-def read(path, kind, *, frames, sampling, on_duration):
+def read(path, kind, *, frames, sampling, files, on_duration):
     if path.startswith("crash"):
         os.kill(os.getpid(), signal.SIGKILL)
     if path.startswith("abort"):
