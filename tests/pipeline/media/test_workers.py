@@ -236,7 +236,8 @@ def test_children_end_when_their_parent_is_killed_even_in_a_decoder_that_hangs(t
 def test_ctrl_c_ends_everything_without_a_trace(tmp_path):
     (tmp_path / "stand_in_reader.py").write_text(READER)
     script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from d2st.pipeline.media import DecodePool, Job\n"
         "try:\n"
         "    with DecodePool(2, reader='stand_in_reader:read') as pool:\n"
