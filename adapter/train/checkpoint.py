@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "last.state.safetensors"
-FORMAT = 1
+FORMAT = 2  # 1 had other names for the parts that read the maps
 HEADER = "d2st"  # the key of our JSON in a safetensors header
 Stats = Mapping[str, tuple[Any, Any]]
 
@@ -85,10 +85,6 @@ def load_detector(path: Path | str, *, device: str = "cpu") -> tuple[Detector, d
     """
     path = resolve_checkpoint(path)
     tensors, meta = _load(path)
-    if meta.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has checkpoint format {meta.get('format')}, this d2st reads {FORMAT}", fix="Use the d2st that wrote it"
-        )
     detector = build_detector(meta, _pairs(tensors, "stats"))
     _load_into(detector, tensors, path)
     return detector.to(device).eval(), {**meta, "calibration": _pairs(tensors, "calibration")}
@@ -163,6 +159,11 @@ def _save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) ->
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     meta = read_meta(path)
+    if meta.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has checkpoint format {meta.get('format')}, this d2st reads {FORMAT}",
+            fix="Train again, or use the d2st that wrote it",
+        )
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118, no mapping
 

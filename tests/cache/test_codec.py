@@ -77,7 +77,8 @@ def test_nothing_is_cut_off(values, mean, data):
     live = std > 0
     off = (back - values)[..., live].abs()
     rounding = 1e-6 * (values.abs() + 2 * mean.abs())[..., live] + 1e-5 * scales.float().unsqueeze(-1) * std[live] * 127
-    assert (off <= 0.5 * scales.float().unsqueeze(-1) * std[live] + rounding).all()
+    denormal = 1e-37  # where float32 has no relative precision left
+    assert (off <= 0.5 * scales.float().unsqueeze(-1) * std[live] + rounding + denormal).all()
 
 
 def test_tokens_at_the_mean_come_back_exactly():

@@ -1,10 +1,13 @@
 """What a checkpoint carries beside its weights: statistics, and the calibration by which int8 token maps are to be read."""
 
 import numpy as np
+import pytest
 import torch
 
 from d2st.adapter.nets import adapter_params
+from d2st.adapter.train import checkpoint
 from d2st.adapter.train.checkpoint import build_detector, load_detector, load_weights, save_checkpoint
+from d2st.cache.errors import RunError
 
 META = {
     "adapter": "meanpool_mlp",
@@ -33,3 +36,12 @@ def test_a_calibration_comes_back_and_disturbs_nothing(tmp_path):
     for name, value in with_it.state_dict().items():
         assert torch.equal(value, without.state_dict()[name])
     assert "calibration" not in load_weights(build_detector(META, STATS), tmp_path / "with")
+
+
+@pytest.mark.parametrize("read", [load_detector, lambda path: load_weights(build_detector(META, STATS), path)])
+def test_another_format_is_named_before_any_weight_is_looked_at(tmp_path, monkeypatch, read):
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+        save_checkpoint(tmp_path / "old", build_detector(META, STATS), meta=META, stats=STATS)
+    with pytest.raises(RunError, match=f"format {checkpoint.FORMAT - 1}, this d2st reads {checkpoint.FORMAT}"):
+        read(tmp_path / "old")
