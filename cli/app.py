@@ -2,7 +2,7 @@
 
 import typer
 
-from d2st.cli import cache, compare, demo, doctor, evaluate, manifest, predict, report, train
+from d2st.cli import cache, compare, demo, doctor, evaluate, manifest, predict, report, runs, sweep, train
 
 __all__ = ["app"]
 
@@ -17,6 +17,8 @@ Your own data:                d2st manifest scan ROOT --out faces.parquet
                               d2st report runs/NAME
                               d2st compare runs/NAME runs/OTHER
                               d2st predict VIDEO --run runs/NAME
+A better recipe:              d2st sweep space.toml --cache faces.d2st
+                              d2st runs ls
 """
 
 app = typer.Typer(
@@ -30,7 +32,9 @@ app = typer.Typer(
 )
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(cache.app, name="cache")
+app.add_typer(runs.app, name="runs")
 app.command(name="train")(train.train)
+app.command(name="sweep")(sweep.sweep)
 app.command(name="eval")(evaluate.evaluate)
 app.command(name="compare")(compare.compare)
 app.command(name="report")(report.report)

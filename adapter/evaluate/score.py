@@ -10,30 +10,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from d2st.adapter.evaluate.score_table import PREDICTIONS, ScoreTable
 from d2st.adapter.nets.detector import Detector, Output
 from d2st.adapter.rows import clip_rows, pad_rows
 from d2st.cache import Request, TokenLoader
 from d2st.cache.errors import RunError
 
-__all__ = ["PREDICTIONS", "clip_outputs", "score_samples"]
-
-PREDICTIONS = pl.Schema(
-    {
-        "sample_id": pl.String,
-        "dataset": pl.String,
-        "method": pl.String,
-        "label": pl.Int8,
-        "split": pl.Enum(["train", "val", "test"]),
-        "kind": pl.Enum(["image", "video", "frames"]),
-        "video_id": pl.String,
-        "identity": pl.List(pl.String),
-        "frames": pl.Int32,  # frames that the score rests on
-        "logit": pl.Float64,
-        "score": pl.Float64,  # P(fake) = sigmoid(logit)
-        "frame_scores": pl.List(pl.Float64),
-    }
-)
-CARRIED = ("sample_id", "dataset", "method", "label", "split", "kind", "video_id", "identity")
+__all__ = ["PREDICTIONS", "clip_outputs", "score_samples", "score_together"]
 
 
 def score_samples(
@@ -61,19 +44,46 @@ def score_samples(
     Raises:
         RunError: the detector gave NaN or infinity; names the sample.
     """
+    (made,) = score_together(
+        [detector], loader, samples, clip_frames=clip_frames, batch_frames=batch_frames, on_progress=on_progress
+    )
+    if isinstance(made, RunError):
+        raise made
+    return made
+
+
+def score_together(
+    detectors: Sequence[Detector],
+    loader: TokenLoader,
+    samples: pl.DataFrame,
+    *,
+    clip_frames: int,
+    batch_frames: int = 96,
+    on_progress: Callable[[int, int], None] | None = None,
+    speak: Callable[..., Sequence[Output]] | None = None,
+) -> list[pl.DataFrame | RunError]:
+    """What `score_samples` says of each of the detectors, or the error that it would raise; all share one pass over the samples.
+
+    Args:
+        detectors: all on one device. Other arguments are as in `score_samples`; the loader reads the layers of all of them.
+        speak: gives the outputs of all detectors for (tokens, cls, mask); by default each is called.
+    """
     if samples.is_empty():
-        return PREDICTIONS.to_frame()
-    logits: list[list[float]] = [[] for _ in range(len(samples))]  # one a clip
-    frame_logits: list[list[float]] = [[] for _ in range(len(samples))]
-    made = clip_outputs(detector, loader, samples, clip_frames=clip_frames, batch_frames=batch_frames, on_progress=on_progress)
-    for positions, mask, output in made:
-        clip = output.clip_logit.double().cpu().numpy()  # (B,)
-        # a frame alone is its clip, so both scores are one there
-        frame = output.frame_logits.double().cpu().numpy() if mask.shape[1] > 1 else clip[:, None]  # (B, T)
-        for position, value, values, kept in zip(positions, clip, frame, mask, strict=True):
-            logits[position].append(float(value))
-            frame_logits[position].extend(values[kept].tolist())
-    return _predictions(samples, logits, frame_logits)
+        return [PREDICTIONS.to_frame() for _ in detectors]
+    tables = [ScoreTable(samples) for _ in detectors]
+    made = _outputs(
+        detectors,
+        speak or (lambda *batch: [detector(*batch) for detector in detectors]),
+        loader,
+        samples,
+        clip_frames=clip_frames,
+        batch_frames=batch_frames,
+        on_progress=on_progress,
+    )
+    for positions, mask, outputs in made:
+        for table, output in zip(tables, outputs, strict=True):
+            table.add(positions, mask, output)
+    return [table.predictions() for table in tables]
 
 
 def clip_outputs(
@@ -90,23 +100,47 @@ def clip_outputs(
     Yields:
         Positions in `samples` (B,), mask (B, T) and output, all to be used before the next batch is asked for.
     """
-    device = next((p.device for p in detector.parameters()), torch.device("cpu"))
+    made = _outputs(
+        [detector],
+        lambda *batch: [detector(*batch)],
+        loader,
+        samples,
+        clip_frames=clip_frames,
+        batch_frames=batch_frames,
+        on_progress=on_progress,
+    )
+    return ((positions, mask, output) for positions, mask, (output,) in made)
+
+
+def _outputs(
+    detectors: Sequence[Detector],
+    speak: Callable[..., Sequence[Output]],
+    loader: TokenLoader,
+    samples: pl.DataFrame,
+    *,
+    clip_frames: int,
+    batch_frames: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[list[int], np.ndarray, Sequence[Output]]]:
+    device = next((p.device for p in detectors[0].parameters()), torch.device("cpu"))
     plan = _plan(samples, clip_frames=clip_frames, batch_frames=batch_frames)
     total, done = sum(len(positions) for positions, _ in plan), 0
-    training = detector.training
-    detector.eval()
+    training = [detector.training for detector in detectors]
+    for detector in detectors:
+        detector.eval()
     try:
         for batch in loader.stream(Request(rows=rows, tag=positions) for positions, rows in plan):
             tokens = {name: value.to(device) for name, value in batch.tokens.items()}  # (B, T, H, W, C) a layer
             cls = {name: value.to(device) for name, value in batch.cls.items()}  # (B, T, C) a layer
             with torch.inference_mode():
-                output = detector(tokens, cls, batch.mask.to(device))
-            yield batch.tag, batch.mask.cpu().numpy(), output
+                outputs = speak(tokens, cls, batch.mask.to(device))
+            yield batch.tag, batch.mask.cpu().numpy(), outputs
             done += len(batch.tag)
             if on_progress is not None:
                 on_progress(done, total)
     finally:
-        detector.train(training)
+        for detector, before in zip(detectors, training, strict=True):
+            detector.train(before)
 
 
 def _plan(samples: pl.DataFrame, *, clip_frames: int, batch_frames: int) -> list[tuple[list[int], np.ndarray]]:
@@ -129,26 +163,3 @@ def _batches(clips: Sequence[tuple[int, list[int]]], frames: int, batch_frames: 
     for begin in range(0, len(clips), step):
         part = clips[begin : begin + step]
         yield [position for position, _ in part], pad_rows([rows for _, rows in part], frames)
-
-
-def _predictions(samples: pl.DataFrame, logits: list[list[float]], frame_logits: list[list[float]]) -> pl.DataFrame:
-    # (N,)
-    logit = np.array([np.mean(values) for values in logits])
-    bad = np.flatnonzero(~np.isfinite(logit) | ~np.array([np.isfinite(values).all() for values in frame_logits]))
-    if bad.size:
-        names = ", ".join(samples["sample_id"].gather(bad[:3]))
-        raise RunError(
-            f"the detector gave NaN or infinity for {bad.size} of {len(samples)} samples, among them {names}",
-            fix="Its weights are not usable: look at the run's losses, and train again with a lower learning rate",
-        )
-    made = samples.select(CARRIED).with_columns(
-        frames=pl.Series([len(values) for values in frame_logits], dtype=pl.Int32),
-        logit=pl.Series(logit),
-        score=pl.Series(_sigmoid(logit)),
-        frame_scores=pl.Series([_sigmoid(np.array(values)).tolist() for values in frame_logits], dtype=pl.List(pl.Float64)),
-    )
-    return made.cast(dict(PREDICTIONS))
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return (1 + np.tanh(logit / 2)) / 2  # no overflow at either end

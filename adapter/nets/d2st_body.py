@@ -29,6 +29,7 @@ from d2st.adapter.nets.depthwise import convolve, convolve_backward
 from d2st.adapter.nets.dsta import SPATIAL_KERNEL, SPATIAL_STRIDE, TEMPORAL_KERNEL, TEMPORAL_STRIDE, DeformableAttention, sample
 from d2st.adapter.nets.ends import ascend, descend
 from d2st.adapter.nets.mixing import mix
+from d2st.adapter.nets.trials import to_front
 
 __all__ = ["D2STBody", "published_key"]
 
@@ -78,40 +79,55 @@ def place(narrow: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -
 
 class _Place(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, narrow: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(narrow, weight)
-        ctx.grid = grid
+    def forward(narrow: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
         z = F.gelu(narrow)
-        patches = z[:, :, 1:].unflatten(2, grid)  # (B, T, H, W, C')
+        patches = z[..., 1:, :].unflatten(-2, grid)  # (B, T, H, W, C'), of several networks (K, B, T, H, W, C')
         patches += convolve(patches, weight, bias, (1, 1, 1), (1, 1, 1))
         return z
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        narrow, weight, _, ctx.grid = inputs
+        ctx.save_for_backward(narrow, weight)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return _Place.apply(*to_front(info, in_dims[:3], inputs[:3]), inputs[3]), 0
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         narrow, weight = ctx.saved_tensors
         d_z = gradient.clone()
-        d_patches, before, after = (t[:, :, 1:].unflatten(2, ctx.grid) for t in (d_z, F.gelu(narrow), gradient))
+        d_patches, before, after = (t[..., 1:, :].unflatten(-2, ctx.grid) for t in (d_z, F.gelu(narrow), gradient))
         d_weight, d_bias = convolve_backward(after, before, weight, (1, 1, 1), (1, 1, 1), onto=d_patches)
         return torch.ops.aten.gelu_backward(d_z, narrow), d_weight, d_bias, None
 
 
 def normalise(x: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine. Keeps its result, which the queries keep too, rather than its input."""
-    return _Normalise.apply(x, eps)
+    return _Normalise.apply(x, eps)[0]
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):  # on CUDA it would be float32, twice as large; the sums are anyway
             normal, _, rate = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        ctx.save_for_backward(normal, rate)
-        return normal
+        return normal, rate
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, eps: float) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+        return _Normalise.apply(*to_front(info, in_dims[:1], [x]), eps), (0, 0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         normal, rate = ctx.saved_tensors
         zero, one = torch.zeros_like(rate), torch.ones_like(rate)  # what is normal has mean 0 and deviation 1
         wanted = (True, False, False)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets.trials import to_front
+
 __all__ = ["Axes", "convolve", "convolve_backward", "depthwise"]
 
 Axes = tuple[int, int, int]  # frames, rows, columns
@@ -28,7 +30,11 @@ def depthwise(volume: Tensor, weight: Tensor, bias: Tensor, *, stride: Axes = (1
 
 
 def convolve(volume: Tensor, weight: Tensor, bias: Tensor, stride: Axes, padding: Axes) -> Tensor:
-    """`depthwise` without autograd."""
+    """`depthwise` without autograd; of several networks too, with one axis more in front of volume, weight and bias."""
+    if weight.dim() == 6:
+        if _one_by_one(volume):
+            return torch.stack([convolve(*own, stride, padding) for own in zip(volume, weight, bias, strict=True)])
+        return _unfold(convolve(_fold(volume), weight.flatten(0, 1), bias.flatten(), stride, padding), len(weight))
     total = None
     for tap, read, write in _meetings(volume.shape[1], weight.shape[2], stride[0], padding[0]):
         first = bias if total is None else None
@@ -44,7 +50,17 @@ def convolve(volume: Tensor, weight: Tensor, bias: Tensor, stride: Axes, padding
 def convolve_backward(
     gradient: Tensor, volume: Tensor, weight: Tensor, stride: Axes, padding: Axes, *, onto: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias; the volume's is added to `onto`."""
+    """Gradients of weight and bias; the volume's is added to `onto`. Of several networks as `convolve`."""
+    if weight.dim() == 6:
+        if _one_by_one(volume):
+            each = zip(gradient.contiguous(), volume, weight, onto, strict=True)
+            pairs = [convolve_backward(g, v, w, stride, padding, onto=o) for g, v, w, o in each]
+            return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+        folded = _fold(volume)
+        added = torch.zeros_like(folded)
+        d_weight, d_bias = convolve_backward(_fold(gradient), folded, weight.flatten(0, 1), stride, padding, onto=added)
+        onto += _unfold(added, len(weight))
+        return d_weight.view_as(weight), d_bias.view(len(weight), -1)
     d_weight = torch.zeros_like(weight)
     for tap, read, write in _meetings(volume.shape[1], weight.shape[2], stride[0], padding[0]):
         out, seen, kernel = _images(gradient[:, write]), _images(volume[:, read]), weight[:, :, tap]
@@ -94,12 +110,33 @@ def _images(volume: Tensor) -> Tensor:
     return volume.flatten(0, 1).permute(0, 3, 1, 2)  # (B * T, C, H, W), channels last in memory
 
 
+def _one_by_one(volume: Tensor) -> bool:
+    """On a CPU, several networks take turns: side by side in the channels they would be copied there and back for nothing."""
+    return volume.device.type == "cpu"
+
+
+def _fold(volume: Tensor) -> Tensor:
+    """(K, B, T, H, W, C) with the networks side by side in the channels, (B, T, H, W, K * C)."""
+    return volume.movedim(0, -2).flatten(-2)
+
+
+def _unfold(volume: Tensor, count: int) -> Tensor:
+    return volume.unflatten(-1, (count, -1)).movedim(-2, 0)
+
+
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, volume: Tensor, weight: Tensor, bias: Tensor, stride: Axes, padding: Axes) -> Tensor:
-        ctx.save_for_backward(volume, weight)
-        ctx.stride, ctx.padding = stride, padding
+    def forward(volume: Tensor, weight: Tensor, bias: Tensor, stride: Axes, padding: Axes) -> Tensor:
         return convolve(volume, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        volume, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(volume, weight)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return _Depthwise.apply(*to_front(info, in_dims[:3], inputs[:3]), *inputs[3:]), 0
 
     @staticmethod
     @once_differentiable

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2st.adapter.nets.bags import bag_sums
 from d2st.adapter.nets.depthwise import Axes, depthwise
 
 __all__ = [
@@ -131,5 +132,5 @@ def sample(normal: Tensor, places: Tensor, grid: tuple[int, int]) -> tuple[Tenso
     weight = wz[..., None, None] * wy[..., None, :, None] * wx[..., None, None, :]
     table = normal.reshape(-1, channels // heads)  # (B * T * (1+H*W) * heads, C'/heads)
     weight = weight.flatten(3).to(table.dtype)  # (B, n, heads, 8)
-    bags = F.embedding_bag(rows.view(-1, 8), table, mode="sum", per_sample_weights=weight.view(-1, 8))
+    bags = bag_sums(table, rows.view(-1, 8), weight.view(-1, 8))
     return bags.unflatten(0, weight.shape[:3]), weight.sum(-1, keepdim=True)

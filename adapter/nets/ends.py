@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets.trials import to_front
+
 __all__ = ["ascend", "chunks", "descend"]
 
 CHUNK = {"cpu": 2**19, "cuda": 2**26}  # numbers: what a CPU's second-level cache holds, and enough to fill a GPU
@@ -42,37 +44,53 @@ def chunks(rows: int, numbers: int, device: torch.device) -> Iterator[slice]:
 
 class _Descend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        read, weight_read = x.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(read, weight_read)
-        return F.linear(read, weight_read, bias.to(dtype)), x
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return _linear(x.to(dtype), weight.to(dtype), bias.to(dtype)), x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, _, dtype = inputs
+        ctx.save_for_backward(x.to(dtype), weight.to(dtype))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+        return _Descend.apply(*to_front(info, in_dims[:3], inputs[:3]), inputs[3]), (0, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_narrow: Tensor, d_residual: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        flat = _rows(d_narrow)
-        d_weight, d_bias = flat.mT @ _rows(x), flat.sum(0)
+        flat = _rows(d_narrow, weight)
+        d_weight, d_bias = flat.mT @ _rows(x, weight), flat.sum(-2)
         d_x = torch.empty_like(d_residual, memory_format=torch.contiguous_format)
-        target, residual = _rows(d_x), _rows(d_residual)
-        for rows in chunks(len(flat), x.shape[-1], x.device):
-            torch.add(residual[rows], (flat[rows] @ weight).to(d_x.dtype), out=target[rows])
+        target, residual = _rows(d_x, weight), _rows(d_residual, weight)
+        for rows in chunks(flat.shape[-2], _wide(x, weight), x.device):
+            torch.add(residual[..., rows, :], (flat[..., rows, :] @ weight).to(d_x.dtype), out=target[..., rows, :])
         return d_x, d_weight, d_bias, None
 
 
 class _Ascend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
+    def forward(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
         weight, bias = weight.to(y.dtype), bias.to(y.dtype)
-        ctx.save_for_backward(y, weight, bias, scale)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        target, residual, source = _rows(out), _rows(x), _rows(y)
-        for rows in chunks(len(source), x.shape[-1], x.device):
-            update = F.gelu(F.linear(F.gelu(source[rows]), weight, bias))
+        target, residual, source = (_rows(t, weight) for t in (out, x, y))
+        for rows in chunks(source.shape[-2], _wide(x, weight), x.device):
+            update = F.gelu(_linear(F.gelu(source[..., rows, :]), weight, bias))
             if scale is not None:
-                update *= _rows(scale)[rows]
-            torch.add(residual[rows], update.to(x.dtype), out=target[rows])  # adding two types at once is 5 times slower
+                update *= _rows(scale, weight)[..., rows, :]
+            # adding two types at once is 5 times slower
+            torch.add(residual[..., rows, :], update.to(x.dtype), out=target[..., rows, :])
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, y, weight, bias, scale = inputs
+        ctx.save_for_backward(y, weight.to(y.dtype), bias.to(y.dtype), scale)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | None) -> tuple[Tensor, int]:
+        return _Ascend.apply(*to_front(info, in_dims, inputs)), 0
 
     @staticmethod
     @once_differentiable
@@ -81,17 +99,31 @@ class _Ascend(torch.autograd.Function):
         precise = torch.promote_types(y.dtype, torch.float32)  # sums over chunks are not rounded to bfloat16 each time
         d_y = torch.empty_like(y, memory_format=torch.contiguous_format)
         d_weight, d_bias = torch.zeros_like(weight, dtype=precise), torch.zeros_like(bias, dtype=precise)
-        target, source, above = _rows(d_y), _rows(y), _rows(gradient)
-        for rows in chunks(len(source), len(weight), y.device):
-            inner, d_update = F.gelu(source[rows]), above[rows].to(y.dtype)
+        target, source, above = (_rows(t, weight) for t in (d_y, y, gradient))
+        for rows in chunks(source.shape[-2], _wide(gradient, weight), y.device):
+            inner, d_update = F.gelu(source[..., rows, :]), above[..., rows, :].to(y.dtype)
             if scale is not None:
-                d_update = d_update * _rows(scale)[rows]
-            d_wide = torch.ops.aten.gelu_backward(d_update, F.linear(inner, weight, bias))
+                d_update = d_update * _rows(scale, weight)[..., rows, :]
+            d_wide = torch.ops.aten.gelu_backward(d_update, _linear(inner, weight, bias))
             d_weight += d_wide.mT @ inner
-            d_bias += d_wide.sum(0)
-            target[rows] = torch.ops.aten.gelu_backward(d_wide @ weight, source[rows])
+            d_bias += d_wide.sum(-2)
+            target[..., rows, :] = torch.ops.aten.gelu_backward(d_wide @ weight, source[..., rows, :])
         return gradient, d_y, d_weight, d_bias, None
 
 
-def _rows(t: Tensor) -> Tensor:
-    return t.reshape(-1, t.shape[-1])
+def _rows(t: Tensor, weight: Tensor) -> Tensor:
+    """(..., C) as rows of one network (R, C), or of K networks (K, R, C) where there are K weights."""
+    return t.reshape(*weight.shape[:-2], -1, t.shape[-1])
+
+
+def _wide(x: Tensor, weight: Tensor) -> int:
+    """Numbers in a row, over all networks."""
+    return x.shape[-1] * weight.shape[:-2].numel()
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W x + b of one network, or of K of them in one batched product."""
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    product = torch.baddbmm(bias.unsqueeze(1), _rows(x, weight), weight.mT)  # (K, R, C')
+    return product.view(*x.shape[:-1], -1)

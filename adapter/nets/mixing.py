@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2st.adapter.nets.ends import chunks
+from d2st.adapter.nets.trials import to_front
 
 __all__ = ["mix"]
 
@@ -41,13 +42,21 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(query, key, value)
+    def forward(z: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         y = torch.empty_like(z)
         for clips in chunks(len(z), query.shape[1] * value.shape[1], z.device):
             weights = _weights(_split(query[clips], key.shape[1]), key[clips])
             torch.baddbmm(z[clips], weights.flatten(2), value[clips], out=y[clips])
         return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        folded = (t.flatten(0, 1) for t in to_front(info, in_dims, tensors))  # (K * B, ...)
+        return _Mix.apply(*folded).unflatten(0, (info.batch_size, -1)), 0
 
     @staticmethod
     @once_differentiable

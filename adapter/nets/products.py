@@ -9,10 +9,13 @@ pass makes it again: what is kept for it is x alone, which the loader holds anyw
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from d2st.adapter.nets.trials import to_front
 
 __all__ = ["product_dtype_of", "standardised_products"]
 
@@ -44,13 +47,13 @@ def standardised_products(
 
 class _StandardisedProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, count: int, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, scale: Tensor, shift: Tensor, count: int, *parameters: Tensor | None) -> tuple[Tensor, ...]:
         weights, biases = parameters[:count], parameters[count:]
-        ctx.save_for_backward(x, scale, shift, *weights)
-        ctx.biased = [bias is not None for bias in biases]
-        outs = tuple(x.new_empty(len(x), len(weight), dtype=weight.dtype) for weight in weights)
+        outs = tuple(
+            x.new_empty(*w.shape[:-2], len(x), w.shape[-2], dtype=w.dtype) for w in weights
+        )  # (N, N_i), or (K, N, N_i)
         for rows, part in _standardised(x, scale, shift, weights[0].dtype):
-            for out, weight, bias in zip(outs, weights, biases, strict=True):
+            for out, weight, bias in _each(outs, weights, biases):
                 if bias is None:
                     torch.mm(part, weight.t(), out=out[rows])
                 else:
@@ -58,19 +61,41 @@ class _StandardisedProducts(torch.autograd.Function):
         return outs
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, scale, shift, count, *parameters = inputs
+        ctx.save_for_backward(x, scale, shift, *parameters[:count])
+        ctx.biased = [bias is not None for bias in parameters[count:]]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        if any(dim is not None for dim in in_dims[:3]):
+            raise NotImplementedError("networks side by side read the same features, standardised alike")
+        outs = _StandardisedProducts.apply(*inputs[:4], *to_front(info, in_dims[4:], inputs[4:]))
+        return outs, (0,) * len(outs)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, *weights = ctx.saved_tensors
         exact = scale.dtype  # of the sums over parts
         sums = [torch.zeros_like(weight, dtype=exact) for weight in weights]
         for rows, part in _standardised(x, scale, shift, weights[0].dtype):
-            for total, grad in zip(sums, grads, strict=True):
+            for total, grad in _each(sums, grads):
                 total += grad[rows].t() @ part
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (sum(grad @ weight for grad, weight in zip(grads, weights, strict=True)) * scale).to(x.dtype)
-        to_biases = (grad.sum(0) if biased else None for grad, biased in zip(grads, ctx.biased, strict=True))
+            to_x = (sum(grad @ weight for grad, weight in _each(grads, weights)) * scale).to(x.dtype)
+        to_biases = (grad.sum(-2) if biased else None for grad, biased in zip(grads, ctx.biased, strict=True))
         to_weights = (total.to(weight.dtype) for total, weight in zip(sums, weights, strict=True))
         return to_x, None, None, None, *to_weights, *to_biases
+
+
+def _each(*groups: Sequence[Tensor | None]) -> Iterator[tuple[Tensor | None, ...]]:
+    """The i-th of every group, network by network where the first has an axis of them: all share the part of x in the cache."""
+    for together in zip(*groups, strict=True):
+        if together[0].dim() == 2:
+            yield together
+        else:
+            yield from zip(*(repeat(None) if each is None else each for each in together), strict=False)
 
 
 def _standardised(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

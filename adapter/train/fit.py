@@ -22,7 +22,7 @@ from d2st.adapter.train.loop import run_epoch, step_rate
 from d2st.adapter.train.trainer import Event, Progress, Trainer
 from d2st.adapter.train.validate import validate
 
-__all__ = ["Keeper", "fit"]
+__all__ = ["SAVE_EVERY_S", "Keeper", "end_epoch", "fit", "keep_epoch", "weights_to_score", "why_ended"]
 
 SAVE_EVERY_S = 300.0  # the most work that a killed run can lose
 AGAIN_AFTER_S = 5.0  # with torchrun, which passes on signals that every rank got by itself
@@ -94,7 +94,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the state was saved at the end of a step.
         RunError: a loss is not finite.
     """
-    optim, ranks = trainer.recipe.optim, trainer.ranks
+    ranks = trainer.ranks
     keeper.keep_epochs(progress.epoch)
     with deferred_interrupt(again_after_s=AGAIN_AFTER_S if ranks.size > 1 else 0.0) as asked:
         saved = time.monotonic()
@@ -113,56 +113,81 @@ def fit(
             if stopping:
                 stop(f"epoch {progress.epoch + 1}, step {progress.step}")
 
-        while progress.epoch < optim.epochs:
-            if optim.patience and progress.epoch - progress.best_epoch >= optim.patience:
-                return f"no better epoch in {optim.patience}"
+        while (ended := why_ended(trainer, progress)) is None:
             began = time.perf_counter()
             run_epoch(trainer, progress, on_event=on_event, after_step=after_step)
-            record = _end_epoch(trainer, progress, val=val, metric=metric, keeper=keeper, steps=steps)
+            trained = time.perf_counter()
+            with weights_to_score(trainer):
+                scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=ranks)
+                took_s = time.perf_counter() - trained
+                record = end_epoch(trainer, progress, scores, metric=metric, keeper=keeper, steps=steps, took_s=took_s)
             record["seconds"] = time.perf_counter() - began
-            keeper.epoch(record)
-            keeper.state(trainer, progress)
+            keep_epoch(trainer, progress, record, keeper=keeper)
             saved = time.monotonic()
             on_event({"event": "epoch", **record})
             if any_of(ranks, flag=asked()):
                 stop(f"epoch {progress.epoch}")
-    return "all epochs"
+    return ended
 
 
-def _end_epoch(
-    trainer: Trainer, progress: Progress, *, val: pl.DataFrame, metric: str, keeper: Keeper, steps: int
+def why_ended(trainer: Trainer, progress: Progress) -> str | None:
+    """Why no further epoch is due, as `fit` returns it, or None."""
+    optim = trainer.recipe.optim
+    if progress.epoch >= optim.epochs:
+        return "all epochs"
+    if optim.patience and progress.epoch - progress.best_epoch >= optim.patience:
+        return f"no better epoch in {optim.patience}"
+    return None
+
+
+def end_epoch(
+    trainer: Trainer,
+    progress: Progress,
+    scores: Mapping[str, float | None],
+    *,
+    metric: str,
+    keeper: Keeper,
+    steps: int,
+    took_s: float,
 ) -> dict[str, Any]:
-    """Validate, move `progress` to the next epoch, write the checkpoints; returns the epoch's record."""
-    began = time.perf_counter()
-    with _weights_to_score(trainer):
-        scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=trainer.ranks)
-        progress.seconds += time.perf_counter() - began
-        value, loss = scores[metric], scores["loss"]
-        better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
-        progress.epoch, progress.step = progress.epoch + 1, 0
-        if better:
-            progress.best_epoch, progress.best_value, progress.best_loss = progress.epoch, value, loss
-        parts = {name: total / steps for name, total in progress.sums.items()}
-        record = {
-            "stage": trainer.recipe.stage,
-            "epoch": progress.epoch,
-            "epochs": trainer.recipe.optim.epochs,
-            "loss": sum(parts.values()),
-            "losses": parts,
-            "metric": metric,
-            "val": scores,
-            "best_epoch": progress.best_epoch,
-            "best": progress.best_value,
-            "lr": step_rate(trainer, progress.epoch - 1, steps - 1, steps=steps),
-            "samples_per_s": progress.seen / progress.train_s,
-        }
-        progress.seen, progress.train_s, progress.sums = 0, 0.0, {}
-        if better:
-            keeper.weights(checkpoint.BEST, trainer, record)
-        keeper.weights(checkpoint.LAST, trainer, record)
+    """Move `progress` to the next epoch and write the checkpoints, in `weights_to_score`; returns the epoch's record.
+
+    Args:
+        scores: what `validate` said, in `took_s` seconds.
+    """
+    progress.seconds += took_s
+    value, loss = scores[metric], scores["loss"]
+    better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
+    progress.epoch, progress.step = progress.epoch + 1, 0
+    if better:
+        progress.best_epoch, progress.best_value, progress.best_loss = progress.epoch, value, loss
+    parts = {name: total / steps for name, total in progress.sums.items()}
+    record = {
+        "stage": trainer.recipe.stage,
+        "epoch": progress.epoch,
+        "epochs": trainer.recipe.optim.epochs,
+        "loss": sum(parts.values()),
+        "losses": parts,
+        "metric": metric,
+        "val": dict(scores),
+        "best_epoch": progress.best_epoch,
+        "best": progress.best_value,
+        "lr": step_rate(trainer, progress.epoch - 1, steps - 1, steps=steps),
+        "samples_per_s": progress.seen / progress.train_s,
+    }
+    progress.seen, progress.train_s, progress.sums = 0, 0.0, {}
+    if better:
+        keeper.weights(checkpoint.BEST, trainer, record)
+    keeper.weights(checkpoint.LAST, trainer, record)
     return record
 
 
-def _weights_to_score(trainer: Trainer) -> AbstractContextManager[None]:
+def keep_epoch(trainer: Trainer, progress: Progress, record: Mapping[str, Any], *, keeper: Keeper) -> None:
+    """Log an epoch and write the state to resume from, with the trainer's own weights."""
+    keeper.epoch(record)
+    keeper.state(trainer, progress)
+
+
+def weights_to_score(trainer: Trainer) -> AbstractContextManager[None]:
     """The averaged weights where there are any: they are what is scored and kept."""
     return nullcontext() if trainer.ema is None else trainer.ema.applied()

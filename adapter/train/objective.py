@@ -5,12 +5,13 @@ Stages 1 and 2 classify. Stage 3 sees a batch of images and one of clips, and ad
 share, and losses over a whole batch are computed by every rank on all embeddings and weigh 1 / R, so that the ranks' sum is the loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from d2st.adapter.nets import Output
 from d2st.adapter.train import losses
 from d2st.adapter.train.exchange import gather_rows
 from d2st.adapter.train.ranks import Ranks
@@ -58,7 +59,7 @@ def join(parts: Sequence[Clips]) -> Clips:
 
 
 def classify(
-    detector: nn.Module, clips: Clips, *, loss: Loss, class_weight: tuple[float, float] | None = None
+    detector: Callable[..., Output], clips: Clips, *, loss: Loss, class_weight: tuple[float, float] | None = None
 ) -> dict[str, Tensor]:
     """Stages 1 and 2: the loss of the clip, and of its frames where T > 1 (at T = 1 the frame is the clip). Weighted parts.
 
@@ -70,7 +71,7 @@ def classify(
 
 
 def classify_and_align(
-    detector: nn.Module,
+    detector: Callable[..., Output],
     images: Clips,
     videos: Clips,
     *,

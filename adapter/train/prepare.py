@@ -15,14 +15,23 @@ from d2st.adapter.train.plan import Plan
 from d2st.adapter.train.ranks import Ranks
 from d2st.adapter.train.seeds import seed_everything
 from d2st.adapter.train.select import Rows, to_rows
-from d2st.adapter.train.trainer import Event, Trainer
+from d2st.adapter.train.trainer import BatchSource, Event, Trainer
 from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Store, TokenLoader
 from d2st.cache.errors import RunError
 from d2st.cache.fingerprint import check_same
 from d2st.cache.views import open_views
 
-__all__ = ["checkpoint_name", "class_weight", "make_detector", "make_trainer", "refuse_misfit"]
+__all__ = [
+    "checkpoint_name",
+    "class_weight",
+    "frames_read",
+    "make_detector",
+    "make_network",
+    "make_source",
+    "make_trainer",
+    "refuse_misfit",
+]
 
 ENCODER = ("backbone", "weights_digest", "tap")  # of a cache's config: what the numbers of a token map mean
 
@@ -44,34 +53,52 @@ def make_detector(
     Raises:
         ConfigError: as `TokenLoader` does. RunError: the checkpoint does not fit.
     """
-    meta, selection = plan.meta, plan.selection
+    detector, name = make_network(store, plan, device=device, init_checkpoint=init_checkpoint)
+    source = make_source(store, plan, detector, device=device, in_memory=in_memory)
+    if init_checkpoint is None and whiten:
+        fit_whitening(detector.adapter, source, to_rows(plan.selection.train), seed=plan.recipe.seed)
+    return detector, source, name
+
+
+def make_network(store: Store, plan: Plan, *, device: str, init_checkpoint: Path | None) -> tuple[nn.Module, str | None]:
+    """The network on its device, not whitened yet where it starts from random weights, and the name of what the weights come from.
+
+    Raises:
+        RunError: the checkpoint does not fit.
+    """
     seed_everything(plan.recipe.seed)
-    detector = checkpoint.build_detector(meta, store.tokens.stats)
+    detector = checkpoint.build_detector(plan.meta, store.tokens.stats)
     if init_checkpoint is not None:
-        refuse_misfit(init_checkpoint, checkpoint.read_meta(init_checkpoint), meta)
+        refuse_misfit(init_checkpoint, checkpoint.read_meta(init_checkpoint), plan.meta)
         checkpoint.load_weights(detector, init_checkpoint)
-    detector = detector.to(device)
+    return detector.to(device), checkpoint_name(init_checkpoint) if init_checkpoint else None
+
+
+def make_source(store: Store, plan: Plan, detector: nn.Module, *, device: str, in_memory: bool = False) -> TokenLoader:
+    """The loader of what a network reads. Raises ConfigError as `TokenLoader` does."""
     views = open_views(store, plan.recipe.data.views)
-    train, val = (int(samples["frames_cached"].sum()) for samples in (selection.train, selection.val))
-    source = TokenLoader(
+    return TokenLoader(
         store,
-        meta["layers"],
+        plan.meta["layers"],
         device=device,
         maps=detector.adapter.needs_maps,
         in_memory=in_memory,
-        frames=train * (1 + len(views)) + val,
+        frames=frames_read(plan),
         views=views,
     )
-    if init_checkpoint is None and whiten:
-        fit_whitening(detector.adapter, source, to_rows(selection.train), seed=plan.recipe.seed)
-    return detector, source, checkpoint_name(init_checkpoint) if init_checkpoint else None
+
+
+def frames_read(plan: Plan) -> int:
+    """How many frames a stage may read in all its epochs, over all views."""
+    train, val = (int(samples["frames_cached"].sum()) for samples in (plan.selection.train, plan.selection.val))
+    return train * max(1, len(plan.recipe.data.views)) + val
 
 
 def make_trainer(
     store: Store,
     plan: Plan,
     detector: nn.Module,
-    source: TokenLoader,
+    source: BatchSource,
     *,
     device: str,
     ranks: Ranks = Ranks(),  # noqa: B008, frozen

@@ -5,12 +5,13 @@ Two exceptions: dropout inside an adapter, whose masks each rank draws for itsel
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from d2st.adapter.nets import Output
 from d2st.adapter.precision import autocast
 from d2st.adapter.train.augment import interpolate_within, jitter_channels
 from d2st.adapter.train.exchange import sum_over, told_once
@@ -22,7 +23,19 @@ from d2st.adapter.train.trainer import Trainer
 from d2st.cache import Batch
 from d2st.cache.errors import RunError
 
-__all__ = ["step_gradients"]
+__all__ = [
+    "Speak",
+    "add_parts",
+    "begin_step",
+    "check_step",
+    "clip_step",
+    "make_clips",
+    "pass_losses",
+    "seed_pass",
+    "step_gradients",
+]
+
+Speak = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensor], Output]  # a detector's forward pass
 
 
 def step_gradients(trainer: Trainer, step: Step, stream: Iterator[Batch], *, epoch: int, number: int) -> dict[str, float]:
@@ -34,39 +47,78 @@ def step_gradients(trainer: Trainer, step: Step, stream: Iterator[Batch], *, epo
     Raises:
         RunError: a loss or the gradient is NaN or infinite; names the samples of the step.
     """
-    seed, ranks = trainer.recipe.seed, trainer.ranks
-    seed_everything(seed, epoch, number, *((ranks.rank,) if ranks.size > 1 else ()))
-    rng = step_rng(seed, epoch, number, LOSS)
-    trainer.optimizer.zero_grad(set_to_none=True)
+    rng = begin_step(trainer, epoch=epoch, number=number)
     sums: dict[str, Tensor] = {}
-    for picks in step:
-        parts = _losses(trainer, stream, picks, rng)
+    for turn, picks in enumerate(step):
+        seed_pass(trainer, epoch=epoch, number=number, turn=turn)
+        parts = pass_losses(trainer, trainer.detector, *make_clips(trainer, stream, picks, rng))
         torch.stack(list(parts.values())).sum().div(len(step)).backward()
-        for name, value in parts.items():
-            part = value.detach() / len(step)
-            sums[name] = sums[name] + part if name in sums else part
-    sum_over(ranks, [*sums.values(), *(each.grad for each in trainer.parameters if each.grad is not None)])
+        add_parts(sums, parts, passes=len(step))
+    values = clip_step(trainer, sums).tolist()  # the step's one wait for the device
+    return check_step(trainer, step, sums, values, epoch=epoch, number=number)
+
+
+def begin_step(trainer: Trainer, *, epoch: int, number: int) -> np.random.Generator:
+    """Forget the last step's gradients; returns the generator of this step's augmentation."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return step_rng(trainer.recipe.seed, epoch, number, LOSS)
+
+
+def seed_pass(trainer: Trainer, *, epoch: int, number: int, turn: int) -> None:
+    """Seed what dropout draws from: pass number `turn` of a step draws the same whatever was computed before it."""
+    rank = trainer.ranks.rank
+    seed_everything(trainer.recipe.seed, epoch, number, *((rank, turn) if turn else (rank,) if trainer.ranks.size > 1 else ()))
+
+
+def add_parts(sums: dict[str, Tensor], parts: Mapping[str, Tensor], *, passes: int) -> None:
+    """Add one pass's losses to the step's means."""
+    for name, value in parts.items():
+        part = value.detach() / passes
+        sums[name] = sums[name] + part if name in sums else part
+
+
+def clip_step(trainer: Trainer, sums: Mapping[str, Tensor]) -> Tensor:
+    """Sum gradients and losses over the ranks and clip; returns the losses and the gradient's norm, still on the device."""
+    sum_over(trainer.ranks, [*sums.values(), *(each.grad for each in trainer.parameters if each.grad is not None)])
     norm = nn.utils.clip_grad_norm_(trainer.parameters, trainer.recipe.optim.clip_norm or math.inf)
-    values = torch.stack([*sums.values(), norm]).tolist()  # the step's one wait for the device
+    return torch.stack([*sums.values(), norm])
+
+
+def check_step(
+    trainer: Trainer, step: Step, names: Iterable[str], values: Sequence[float], *, epoch: int, number: int
+) -> dict[str, float]:
+    """The losses by name, of the values that `clip_step` returned. Raises RunError as `step_gradients`."""
+    names = [*names]
     if not all(math.isfinite(value) for value in values):
-        error = _not_finite(trainer, step, dict(zip([*sums, "gradient norm"], values, strict=True)), epoch=epoch, number=number)
-        raise told_once(ranks, error)
-    return dict(zip(sums, values, strict=False))
+        error = _not_finite(
+            trainer, step, dict(zip([*names, "gradient norm"], values, strict=True)), epoch=epoch, number=number
+        )
+        raise told_once(trainer.ranks, error)
+    return dict(zip(names, values, strict=False))
 
 
-def _losses(
-    trainer: Trainer, stream: Iterator[Batch], picks: tuple[np.ndarray, ...], rng: np.random.Generator
-) -> dict[str, Tensor]:
-    recipe, how = trainer.recipe, {"loss": trainer.recipe.loss, "class_weight": trainer.class_weight}
+def make_clips(
+    trainer: Trainer, stream: Iterator[Batch], picks: tuple[np.ndarray, ...], rng: np.random.Generator, *, lasting: bool = False
+) -> tuple[list[Clips], Tensor | None]:
+    """The clips of one pass, augmented: of one batch, or of images and videos with the luck that `classify_and_align` takes.
+
+    `lasting` says that a batch of the stream stays valid when the next one is asked for.
+    """
     if len(picks) == 1:
-        clips = _clips(trainer, next(stream), picks[0], rng)
-        with autocast(trainer.device, trainer.dtype):
-            return classify(trainer.detector, clips, **how)
-    images = _clips(trainer, next(stream), picks[0], rng, keep=True)  # the next batch may take its memory
+        return [_clips(trainer, next(stream), picks[0], rng)], None
+    images = _clips(trainer, next(stream), picks[0], rng, keep=not lasting)  # the next batch may take its memory
     videos = _clips(trainer, next(stream), picks[1], rng)
     luck = torch.from_numpy(rng.random(len(picks[1]))[own_part(trainer.ranks, len(picks[1]))]).to(trainer.device)
+    return [images, videos], luck
+
+
+def pass_losses(trainer: Trainer, speak: Speak, clips: Sequence[Clips], luck: Tensor | None) -> dict[str, Tensor]:
+    """The weighted losses of one pass over what `make_clips` made; `speak` is the detector, or answers in its place."""
+    recipe, how = trainer.recipe, {"loss": trainer.recipe.loss, "class_weight": trainer.class_weight}
     with autocast(trainer.device, trainer.dtype):
-        return classify_and_align(trainer.detector, images, videos, align=recipe.align, luck=luck, ranks=trainer.ranks, **how)
+        if luck is None:
+            return classify(speak, clips[0], **how)
+        return classify_and_align(speak, *clips, align=recipe.align, luck=luck, ranks=trainer.ranks, **how)
 
 
 def _clips(trainer: Trainer, batch: Batch, pick: np.ndarray, rng: np.random.Generator, *, keep: bool = False) -> Clips:

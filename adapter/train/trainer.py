@@ -20,7 +20,9 @@ Event = Callable[[dict[str, Any]], None]
 
 
 class BatchSource(Protocol):
-    """Whatever streams batches of token maps; `d2st.cache.TokenLoader` is the one in use."""
+    """Whatever streams batches of token maps; `d2st.cache.TokenLoader` is the one in use. Row r of view v is r + v * stride."""
+
+    stride: int
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Batch]: ...
 

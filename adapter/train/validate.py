@@ -12,7 +12,7 @@ from d2st.adapter.evaluate.score import score_samples
 from d2st.adapter.train.exchange import alike, everyone
 from d2st.adapter.train.ranks import Ranks
 
-__all__ = ["choose_metric", "validate"]
+__all__ = ["SCORED", "choose_metric", "summarise", "validate"]
 
 SCORED = ("sample_id", "video_id", "kind", "label", "logit", "score")
 
@@ -43,7 +43,12 @@ def validate(
     with alike(ranks):
         own = val.gather_every(ranks.size, ranks.rank)  # every R-th: kinds and lengths are spread evenly
         scored = score_samples(detector, source, own, clip_frames=clip_frames).select(SCORED)
-    predictions = with_two_kinds(pl.concat(everyone(ranks, scored)).sort("sample_id"))
+    return summarise(pl.concat(everyone(ranks, scored)).sort("sample_id"))
+
+
+def summarise(scored: pl.DataFrame) -> dict[str, float | None]:
+    """What `validate` returns, of predictions with the columns `SCORED`, sorted by sample_id."""
+    predictions = with_two_kinds(scored)
     scopes = {f"{kind}_auc": predictions.filter(pl.col("kind") == kind) for kind in ("video", "image")} | {"auc": predictions}
     logit, label = predictions["logit"].to_numpy(), predictions["label"].to_numpy()
     # -log sigmoid(z) for fakes, -log sigmoid(-z) for reals
