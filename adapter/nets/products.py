@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2st.adapter.nets import plain
+
 __all__ = ["product_dtype_of", "standardised_products"]
 
 CPU_ROWS, DEVICE_ROWS = 2048, 1 << 17  # 3 MiB of B/16 in bfloat16; on a GPU few large kernels count more
@@ -38,6 +40,8 @@ def standardised_products(
     Returns:
         (..., N_i) each.
     """
+    if plain.exporting():
+        return plain.standardised_products(x, scale, shift, weights, biases)
     outs = _StandardisedProducts.apply(x.flatten(0, -2), scale, shift, len(weights), *weights, *biases)
     return tuple(out.unflatten(0, x.shape[:-1]) for out in outs)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from d2st.adapter.evaluate.operating import operating_points
 from d2st.adapter.train import checkpoint
 from d2st.adapter.train.exchange import any_of, everyone
 from d2st.adapter.train.interrupt import deferred_interrupt
@@ -41,11 +42,11 @@ class Keeper:
     calibration: Mapping[str, tuple[Any, Any]]
     writes: bool = True
 
-    def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any]) -> None:
-        """Write the detector as it is now; `record` is its epoch's."""
+    def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any], *, operating: Mapping[str, Any]) -> None:
+        """Write the detector as it is now; `record` is its epoch's, `operating` its thresholds (`operating_points`)."""
         if not self.writes:
             return
-        what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"]}
+        what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"], "operating": operating}
         checkpoint.save_checkpoint(
             self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats, calibration=self.calibration
         )
@@ -135,7 +136,7 @@ def _end_epoch(
     """Validate, move `progress` to the next epoch, write the checkpoints; returns the epoch's record."""
     began = time.perf_counter()
     with _weights_to_score(trainer):
-        scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=trainer.ranks)
+        scores, scored = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=trainer.ranks)
         progress.seconds += time.perf_counter() - began
         value, loss = scores[metric], scores["loss"]
         better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
@@ -157,9 +158,10 @@ def _end_epoch(
             "samples_per_s": progress.seen / progress.train_s,
         }
         progress.seen, progress.train_s, progress.sums = 0, 0.0, {}
+        operating = operating_points(scored)  # of exactly the weights that are written here
         if better:
-            keeper.weights(checkpoint.BEST, trainer, record)
-        keeper.weights(checkpoint.LAST, trainer, record)
+            keeper.weights(checkpoint.BEST, trainer, record, operating=operating)
+        keeper.weights(checkpoint.LAST, trainer, record, operating=operating)
     return record
 
 
