@@ -2,7 +2,21 @@
 
 import typer
 
-from d2st.cli import cache, compare, demo, doctor, evaluate, manifest, predict, report, runs, sweep, train
+from d2st.cli import (
+    cache,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    manifest,
+    predict,
+    report,
+    runs,
+    sweep,
+    train,
+)
 
 __all__ = ["app"]
 
@@ -17,6 +31,8 @@ Your own data:                d2st manifest scan ROOT --out faces.parquet
                               d2st report runs/NAME
                               d2st compare runs/NAME runs/OTHER
                               d2st predict VIDEO --run runs/NAME
+                              d2st explain VIDEO --run runs/NAME
+                              d2st export onnx runs/NAME --with-backbone
 A better recipe:              d2st sweep space.toml --cache faces.d2st
                               d2st runs ls
 """
@@ -39,6 +55,8 @@ app.command(name="eval")(evaluate.evaluate)
 app.command(name="compare")(compare.compare)
 app.command(name="report")(report.report)
 app.command(name="predict")(predict.predict)
+app.command(name="explain")(explain.explain)
+app.command(name="export")(export.export)
 app.command(name="demo")(demo.demo)
 app.command(name="doctor")(doctor.doctor)
 

@@ -270,7 +270,7 @@ def _summary(
     for split, found in _gaps(folder, summaries).items():
         line = f"{split}, before and after stage 3: {gap_line(found['before'], found['after'])}"
         console.print(line, markup=False, soft_wrap=True)
-    scores = ", ".join(f"{Path(found.path).name} {found.score:.2f}" for found in predictions)
+    scores = ", ".join(f"{Path(f.path).name} {f.probability:.2f} ({'fake' if f.fake else 'real'})" for f in predictions)
     spent = ", ".join(f"{name} {human_time(value)}" for name, value in seconds.items())
     run = folder / "runs" / RUN
     for line in (

@@ -12,7 +12,7 @@ PLAIN_LINE_S = 10.0
 
 
 @contextmanager
-def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
     """Show phases, which may run side by side; their totals may change on the way.
 
     Args:
@@ -20,7 +20,8 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
         quiet: show nothing.
 
     Yields:
-        A function of (phase, done, total); its first call for a phase, with done = 0, starts the clock. A phase of nothing is not shown.
+        A function of (phase, done, total); its first call for a phase, with done = 0, starts the clock. A phase of nothing is not shown. A
+        total of None is one that nobody knows.
     """
     console = stderr()
     if quiet:
@@ -41,10 +42,10 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
             tasks: dict[str, int] = {}
             begun: dict[str, float] = {}
 
-            def update(phase: str, done: int, total: int) -> None:
+            def update(phase: str, done: int, total: int | None) -> None:
                 label, unit = labels[phase]
                 if phase not in tasks:
-                    if not total:
+                    if total == 0:
                         return
                     tasks[phase] = progress.add_task(label, total=total, rate="")
                     begun[phase] = perf_counter()
@@ -56,15 +57,16 @@ def phases(labels: Mapping[str, tuple[str, str]], *, quiet: bool = False) -> Ite
         begun = {}
         shown: dict[str, float] = {}
 
-        def line(phase: str, done: int, total: int) -> None:
+        def line(phase: str, done: int, total: int | None) -> None:
             label, unit = labels[phase]
             now = perf_counter()
             begun.setdefault(phase, now)
-            if not done or (done < total and now - shown.get(phase, begun[phase]) < PLAIN_LINE_S):
+            if not done or (done != total and now - shown.get(phase, begun[phase]) < PLAIN_LINE_S):
                 return
             shown[phase] = now
             rate = done / max(now - begun[phase], 1e-9)
-            left = f", {human_time((total - done) / rate)} left" if done < total and rate else ""
-            console.print(f"{label}: {done}/{total} {unit}, {rate:.1f} {unit}/s{left}", markup=False)
+            left = f", {human_time((total - done) / rate)} left" if total is not None and done < total and rate else ""
+            count = f"{done}" if total is None else f"{done}/{total}"
+            console.print(f"{label}: {count} {unit}, {rate:.1f} {unit}/s{left}", markup=False)
 
         yield line

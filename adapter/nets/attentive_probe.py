@@ -30,6 +30,11 @@ class AttentiveProbe(nn.Module):
         self.token_pool = TokenPool(channels, width, heads=heads)
         self.frame_pool = FramePool(width)
 
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """As in `spec.Adapter`."""
+        return {self.layer: self.condition.mean, f"{self.layer}/cls": self.cls_condition.mean}
+
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, tokens, cls, mask)
 

@@ -43,6 +43,11 @@ class ChannelNorm(nn.Module):
         self.register_buffer("scale", scale.float())
         self.register_buffer("shift", (-mean * scale).float())
 
+    @property
+    def mean(self) -> Tensor:
+        """(C,), as it was given, up to rounding."""
+        return -self.shift / self.scale
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale)
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.depthwise import convolve, convolve_backward
 from d2st.adapter.nets.dsta import SPATIAL_KERNEL, SPATIAL_STRIDE, TEMPORAL_KERNEL, TEMPORAL_STRIDE, DeformableAttention, sample
 from d2st.adapter.nets.ends import ascend, descend
@@ -74,7 +75,8 @@ class D2STBody(nn.Module):
 
 def place(narrow: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
     """z = GELU(narrow); z_patches += DWConv_3x3x3(z_patches). CLS, a frame's first token, has no place. Keeps only `narrow`."""
-    return _Place.apply(narrow, weight.to(narrow.dtype), bias.to(narrow.dtype), grid)
+    placed = plain.place if plain.exporting() else _Place.apply
+    return placed(narrow, weight.to(narrow.dtype), bias.to(narrow.dtype), grid)
 
 
 class _Place(torch.autograd.Function):
@@ -106,6 +108,8 @@ class _Place(torch.autograd.Function):
 
 def normalise(x: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine. Keeps its result, which the queries keep too, rather than its input."""
+    if plain.exporting():
+        return F.layer_norm(x, x.shape[-1:], eps=eps)
     return _Normalise.apply(x, eps)[0]
 
 

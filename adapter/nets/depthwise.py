@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.trials import to_front
 
 __all__ = ["Axes", "convolve", "convolve_backward", "depthwise"]
@@ -26,7 +27,8 @@ def depthwise(volume: Tensor, weight: Tensor, bias: Tensor, *, stride: Axes = (1
 
     Padding is less than half a kernel, rounded up: "same" or none.
     """
-    return _Depthwise.apply(volume, weight.to(volume.dtype), bias.to(volume.dtype), stride, padding)
+    convolved = plain.convolve if plain.exporting() else _Depthwise.apply
+    return convolved(volume, weight.to(volume.dtype), bias.to(volume.dtype), stride, padding)
 
 
 def convolve(volume: Tensor, weight: Tensor, bias: Tensor, stride: Axes, padding: Axes) -> Tensor:

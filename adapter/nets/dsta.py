@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.bags import bag_sums
 from d2st.adapter.nets.depthwise import Axes, depthwise
 
@@ -83,13 +84,18 @@ class DeformableAttention(nn.Module):
             query: W_q LN(x), (B, T, 1+H*W, C'); may be a strided slice.
             grid: (H, W).
         """
-        extent = (query.shape[1], *grid)
-        weight, stride = fit_kernel(self.offset_conv.weight, self.stride, extent)
+        extent, patches = (query.shape[1], *grid), query[:, :, 1:].unflatten(2, grid)  # (B, T, H, W, C')
+        seen, taps = extent, self.offset_conv.kernel_size[0]
+        if plain.exporting():
+            patches, seen = plain.windows(patches, taps), (taps, *grid)
+        weight, stride = fit_kernel(self.offset_conv.weight, self.stride, seen)
         weight, bias = weight.repeat(self.heads, 1, 1, 1, 1), self.offset_conv.bias.repeat(self.heads)  # shared by groups
-        cells = depthwise(query[:, :, 1:].unflatten(2, grid), weight, bias, stride=stride)  # (B, T', H', W', C')
+        cells = depthwise(patches, weight, bias, stride=stride)  # (B, T', H', W', C')
         cells = self.offset_norm(cells.unflatten(-1, (self.heads, -1)))  # (B, T', H', W', heads, C'/heads)
         raw = F.linear(F.gelu(cells), self.offset_point.weight.flatten(1))  # (..., 3): z, y, x
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # half a cell must not be rounded away
+        if plain.exporting():
+            return plain.spread(raw, extent, taps)
         parts = raw.shape[1:4]
         axes = [(torch.arange(n, dtype=raw.dtype, device=raw.device) + 0.5) * (2 / n) - 1 for n in parts]
         centres = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).unsqueeze(3)  # (T', H', W', 1, 3)
@@ -118,6 +124,8 @@ def sample(normal: Tensor, places: Tensor, grid: tuple[int, int]) -> tuple[Tenso
     Returns:
         (B, n, heads, C'/heads) and (B, n, heads, 1) in [0, 1].
     """
+    if plain.exporting():
+        return plain.sample(normal, places, grid)
     (batch, frames, tokens, channels), heads = normal.shape, places.shape[2]
     extent, step = torch.tensor([(frames, *grid), (tokens, grid[1], 1)], device=normal.device).unsqueeze(-1)  # each (3, 1)
     low = places.detach().floor()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets.plain import exporting
 from d2st.adapter.nets.trials import to_front
 
 __all__ = ["ascend", "chunks", "descend"]
@@ -24,6 +25,8 @@ CHUNK = {"cpu": 2**19, "cuda": 2**26}  # numbers: what a CPU's second-level cach
 
 def descend(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Narrow tokens W x + b (..., C') in `dtype`, and x (..., C) itself for the residual; keeps x in `dtype`."""
+    if exporting():
+        return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype)), x
     return _Descend.apply(x, weight, bias, dtype)
 
 
@@ -32,6 +35,8 @@ def ascend(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *, dropout: float
 
     `dropout`: probability, on what is added to x; its mask is kept too.
     """
+    if exporting():
+        return x + F.gelu(F.linear(F.gelu(y), weight.to(y.dtype), bias.to(y.dtype))).to(x.dtype)
     scale = torch.empty_like(x, dtype=y.dtype).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
     return _Ascend.apply(x, y, weight, bias, scale)
 

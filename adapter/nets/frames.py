@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from d2st.adapter.nets.plain import exporting
+
 __all__ = ["run_by_length"]
 
 Features = dict[str, Tensor]
@@ -26,6 +28,8 @@ def run_by_length(
     Returns:
         (B, D) and (B, T, D); the latter 0 at padded frames.
     """
+    if exporting():
+        return run(tokens, cls)
     lengths = mask.sum(dim=1)
     frames = torch.arange(mask.shape[1], device=mask.device)
     facts = torch.stack((lengths, ((frames < lengths[:, None]) == mask).all(dim=1).long())).tolist()  # one wait for the device

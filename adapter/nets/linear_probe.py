@@ -23,6 +23,11 @@ class LinearProbe(nn.Module):
         self.layer, self.embed_dim = layer, channels
         self.condition = cls_norm(stats, layer)
 
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """As in `spec.Adapter`."""
+        return {f"{self.layer}/cls": self.condition.mean}
+
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, {}, cls, mask)
 

@@ -34,6 +34,12 @@ class MeanPoolMLP(nn.Module):
             nn.LayerNorm(width),
         )
 
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """As in `spec.Adapter`."""
+        maps = {layer: norm.mean for layer, norm in zip(self.layers, self.conditions, strict=True)}
+        return maps | {f"{layer}/cls": norm.mean for layer, norm in zip(self.layers, self.cls_conditions, strict=True)}
+
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, tokens, cls, mask)
 

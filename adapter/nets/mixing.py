@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.ends import chunks
 from d2st.adapter.nets.trials import to_front
 
@@ -26,7 +27,8 @@ def mix(z: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key: (B, heads, n, C/heads), already divided by the root of C/heads.
         value: of each head's keys, as wide as the token they are added to, (B, heads * n, C).
     """
-    return _Mix.apply(z, *(t.to(z.dtype) for t in (query, key, value)))
+    mixed = plain.mix if plain.exporting() else _Mix.apply
+    return mixed(z, *(t.to(z.dtype) for t in (query, key, value)))
 
 
 def _split(query: Tensor, heads: int) -> Tensor:

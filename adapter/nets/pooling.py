@@ -26,8 +26,12 @@ class TokenPool(nn.Module):
         self.value = nn.Linear(channels, out_channels)
         nn.init.zeros_(self.score.weight)
 
+    def weights(self, tokens: Tensor) -> Tensor:
+        """How much each head takes of each token: (B, T, N, heads), of sum 1 over the tokens of a frame."""
+        return _softmax(self.score(tokens), dim=-2)
+
     def forward(self, tokens: Tensor) -> Tensor:
-        weights = _softmax(self.score(tokens), dim=-2)  # (B, T, N, heads)
+        weights = self.weights(tokens)  # (B, T, N, heads)
         pooled = weights.transpose(-1, -2).to(tokens.dtype) @ tokens  # (B, T, heads, C)
         value = self.value.weight.unflatten(0, (self.heads, -1))  # (heads, D/heads, C)
         mixed = torch.einsum("bthc,hdc->bthd", pooled, value.to(pooled.dtype)).flatten(2)
@@ -45,9 +49,12 @@ class FramePool(nn.Module):
         self.score = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
+    def weights(self, frames: Tensor) -> Tensor:
+        """How much of each frame the clip takes: (B, T, 1), of sum 1."""
+        return _softmax(self.score(frames), dim=1)
+
     def forward(self, frames: Tensor) -> Tensor:
-        weights = _softmax(self.score(frames), dim=1)  # (B, T, 1)
-        return (weights * frames).sum(dim=1)
+        return (self.weights(frames) * frames).sum(dim=1)
 
 
 def _softmax(scores: Tensor, *, dim: int) -> Tensor:

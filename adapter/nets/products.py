@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.trials import to_front
 
 __all__ = ["product_dtype_of", "standardised_products"]
@@ -41,6 +42,8 @@ def standardised_products(
     Returns:
         (..., N_i) each.
     """
+    if plain.exporting():
+        return plain.standardised_products(x, scale, shift, weights, biases)
     outs = _StandardisedProducts.apply(x.flatten(0, -2), scale, shift, len(weights), *weights, *biases)
     return tuple(out.unflatten(0, x.shape[:-1]) for out in outs)
 

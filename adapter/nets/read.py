@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2st.adapter.nets import plain
 from d2st.adapter.nets.conditioning import ChannelNorm, whitening_matrix
 from d2st.adapter.nets.products import product_dtype_of, standardised_products
 
@@ -49,7 +50,7 @@ class PatchRead(nn.Module):
     def forward(self, x: Tensor, *, share: Tensor | None = None) -> Tensor:
         """The read, times the scalar `share` where one is given."""
         dtype = product_dtype_of(x, self.project.weight)
-        parts = (self.project, self.motion) if x.shape[1] > 1 else (self.project,)
+        parts = (self.project, self.motion) if plain.exporting() or x.shape[1] > 1 else (self.project,)
         with torch.autocast(x.device.type, enabled=False):
             join, scale = self.motion_join.weight.to(dtype), None
             if share is not None:
@@ -70,5 +71,7 @@ class PatchRead(nn.Module):
 
 def change(z: Tensor) -> Tensor:
     """How much z (B, T, ...) changes at each frame: the mean of the absolute change to both neighbours, or to the one there is; T > 1."""
+    if plain.exporting():
+        return plain.change(z)
     step = z.diff(dim=1).abs()  # (B, T-1, ...)
     return torch.cat((step[:, :1], (step[:, 1:] + step[:, :-1]) / 2, step[:, -1:]), dim=1)

@@ -71,6 +71,12 @@ class SideNetwork(nn.Module):
         """What a trainer whitens before its first step (`train.whiten`), by layer."""
         return dict(zip(self.layers, self.reads, strict=True))
 
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """As in `spec.Adapter`."""
+        reads = {layer: read.channel_norm.mean for layer, read in self.whitened.items()}
+        return reads | {f"{layer}/cls": norm.mean for layer, norm in zip(self.layers, self.cls_conditions, strict=True)}
+
     def forward(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         return run_by_length(self._run, tokens, cls, mask)
 

@@ -22,6 +22,7 @@ class Adapter(Protocol):
 
     embed_dim: int  # D
     needs_maps: bool  # False: `tokens` may be empty
+    means: dict[str, Tensor]  # of all that it reads, (C,) each: `layer` and `layer + "/cls"`; "nothing there" to an explanation
 
     def __call__(self, tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]: ...
 

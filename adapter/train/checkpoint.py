@@ -4,21 +4,18 @@ A checkpoint carries the weights, the channel statistics, the calibration of int
 is and how its input was made, so that `predict` needs no store and no recipe. The state to resume from lies beside it, in the same format.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from d2st.adapter.nets import Detector, Head, build_adapter
 from d2st.adapter.train.optim import Ema
+from d2st.adapter.train.sealed import read_sealed, read_sealed_meta, write_sealed
 from d2st.cache.codec import Calibration
-from d2st.cache.errors import RunError
-from d2st.cache.files import write_atomic
+from d2st.cache.errors import D2stError, RunError
 
 __all__ = [
     "BEST",
@@ -36,7 +33,6 @@ __all__ = [
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "last.state.safetensors"
 FORMAT = 2  # 1 had other names for the parts that read the maps
-HEADER = "d2st"  # the key of our JSON in a safetensors header
 Stats = Mapping[str, tuple[Any, Any]]
 
 
@@ -66,7 +62,7 @@ def save_checkpoint(
     for kind, pairs in (("stats", stats), ("calibration", calibration or {})):
         for layer, (mean, deviation) in pairs.items():
             tensors[f"{kind}.{layer}.mean"], tensors[f"{kind}.{layer}.std"] = torch.as_tensor(mean), torch.as_tensor(deviation)
-    _save(path, tensors, {"format": FORMAT, **meta})
+    write_sealed(path, tensors, {"format": FORMAT, **meta})
 
 
 def load_detector(path: Path | str, *, device: str = "cpu") -> tuple[Detector, dict[str, Any]]:
@@ -81,11 +77,17 @@ def load_detector(path: Path | str, *, device: str = "cpu") -> tuple[Detector, d
         layer -> mean (C,) and deviation (C,) by which the token maps were quantised, empty unless they are int8.
 
     Raises:
-        RunError: there is no checkpoint, or it is damaged or of a newer format.
+        RunError: there is no checkpoint, or it is a pickle, damaged, changed since it was written, of another format, or its weights are
+            not finite or not those of the adapter that it describes.
     """
     path = resolve_checkpoint(path)
     tensors, meta = _load(path)
-    detector = build_detector(meta, _pairs(tensors, "stats"))
+    try:
+        detector = build_detector(meta, _pairs(tensors, "stats"))
+    except D2stError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{path} does not describe a detector: {type(error).__name__}: {error}", fix="Train again") from error
     _load_into(detector, tensors, path)
     return detector.to(device).eval(), {**meta, "calibration": _pairs(tensors, "calibration")}
 
@@ -102,12 +104,8 @@ def load_weights(detector: torch.nn.Module, path: Path) -> dict[str, Any]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """A checkpoint's meta without its tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})[HEADER])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise _unreadable(path, error) from error
+    """A checkpoint's meta without its tensors. Raises RunError as `load_detector` does."""
+    return read_sealed_meta(path)
 
 
 def resolve_checkpoint(path: Path | str) -> Path:
@@ -134,7 +132,7 @@ def save_state(
         tensors |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
     if ema is not None:
         tensors |= {f"ema.{name}": value for name, value in ema.averages.items()}
-    _save(path, tensors, {"format": FORMAT, **progress})
+    write_sealed(path, tensors, {"format": FORMAT, **progress})
 
 
 def load_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Any]:
@@ -152,20 +150,17 @@ def load_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimi
     return progress
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(plain, metadata={HEADER: json.dumps(meta, sort_keys=True)}))
-
-
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    meta = read_meta(path)
+    _check_format(path, read_meta(path))
+    return read_sealed(path)
+
+
+def _check_format(path: Path, meta: Mapping[str, Any]) -> None:
     if meta.get("format") != FORMAT:
         raise RunError(
             f"{path} has checkpoint format {meta.get('format')}, this d2st reads {FORMAT}",
             fix="Train again, or use the d2st that wrote it",
         )
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118, no mapping
 
 
 def _pairs(tensors: Mapping[str, Tensor], kind: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -178,16 +173,21 @@ def _pairs(tensors: Mapping[str, Tensor], kind: str) -> dict[str, tuple[Tensor, 
 
 def _load_into(detector: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RunError(
-            f"the weights in {path} do not fit this adapter: {str(error).splitlines()[-1].strip()}",
-            fix="Use the same adapter, layers and parameters as the run that wrote them, or --init none",
-        ) from error
-
-
-def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(
-        f"{path} can't be read as a d2st checkpoint: {error or type(error).__name__}", fix="Restore it, or train again"
-    )
+    wanted = detector.state_dict()
+    findings = {
+        "they lack": [name for name in wanted if name not in weights],
+        "they have too many:": [name for name in weights if name not in wanted],
+        "shapes differ:": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in weights and weights[name].shape != value.shape
+        ],
+    }
+    for what, names in findings.items():
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise RunError(
+                f"the weights in {path} do not fit this adapter: {what} {shown}",
+                fix="Use the same adapter, layers and parameters as the run that wrote them, or --init none",
+            )
+    detector.load_state_dict(weights)

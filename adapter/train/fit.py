@@ -14,13 +14,14 @@ from typing import Any
 
 import polars as pl
 
+from d2st.adapter.evaluate.operating import operating_points
 from d2st.adapter.train import checkpoint
 from d2st.adapter.train.exchange import any_of, everyone
 from d2st.adapter.train.interrupt import deferred_interrupt
 from d2st.adapter.train.log import RunLog
 from d2st.adapter.train.loop import run_epoch, step_rate
 from d2st.adapter.train.trainer import Event, Progress, Trainer
-from d2st.adapter.train.validate import validate
+from d2st.adapter.train.validate import Validated, validate
 
 __all__ = ["SAVE_EVERY_S", "Keeper", "end_epoch", "fit", "keep_epoch", "weights_to_score", "why_ended"]
 
@@ -41,11 +42,11 @@ class Keeper:
     calibration: Mapping[str, tuple[Any, Any]]
     writes: bool = True
 
-    def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any]) -> None:
-        """Write the detector as it is now; `record` is its epoch's."""
+    def weights(self, name: str, trainer: Trainer, record: Mapping[str, Any], *, operating: Mapping[str, Any]) -> None:
+        """Write the detector as it is now; `record` is its epoch's, `operating` its thresholds (`operating_points`)."""
         if not self.writes:
             return
-        what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"]}
+        what = {"epoch": record["epoch"], "metric": record["metric"], "val": record["val"], "operating": operating}
         checkpoint.save_checkpoint(
             self.folder / name, trainer.detector, meta={**self.meta, **what}, stats=self.stats, calibration=self.calibration
         )
@@ -118,9 +119,9 @@ def fit(
             run_epoch(trainer, progress, on_event=on_event, after_step=after_step)
             trained = time.perf_counter()
             with weights_to_score(trainer):
-                scores = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=ranks)
+                found = validate(trainer.detector, trainer.source, val, clip_frames=trainer.clip_frames, ranks=ranks)
                 took_s = time.perf_counter() - trained
-                record = end_epoch(trainer, progress, scores, metric=metric, keeper=keeper, steps=steps, took_s=took_s)
+                record = end_epoch(trainer, progress, found, metric=metric, keeper=keeper, steps=steps, took_s=took_s)
             record["seconds"] = time.perf_counter() - began
             keep_epoch(trainer, progress, record, keeper=keeper)
             saved = time.monotonic()
@@ -143,7 +144,7 @@ def why_ended(trainer: Trainer, progress: Progress) -> str | None:
 def end_epoch(
     trainer: Trainer,
     progress: Progress,
-    scores: Mapping[str, float | None],
+    found: Validated,
     *,
     metric: str,
     keeper: Keeper,
@@ -153,8 +154,9 @@ def end_epoch(
     """Move `progress` to the next epoch and write the checkpoints, in `weights_to_score`; returns the epoch's record.
 
     Args:
-        scores: what `validate` said, in `took_s` seconds.
+        found: what `validate` said, in `took_s` seconds.
     """
+    scores = found.scores
     progress.seconds += took_s
     value, loss = scores[metric], scores["loss"]
     better = progress.best_value is None or (value, -loss) > (progress.best_value, -progress.best_loss)
@@ -169,16 +171,17 @@ def end_epoch(
         "loss": sum(parts.values()),
         "losses": parts,
         "metric": metric,
-        "val": dict(scores),
+        "val": scores,
         "best_epoch": progress.best_epoch,
         "best": progress.best_value,
         "lr": step_rate(trainer, progress.epoch - 1, steps - 1, steps=steps),
         "samples_per_s": progress.seen / progress.train_s,
     }
     progress.seen, progress.train_s, progress.sums = 0, 0.0, {}
+    operating = operating_points(found.predictions)  # of exactly the weights that are written here
     if better:
-        keeper.weights(checkpoint.BEST, trainer, record)
-    keeper.weights(checkpoint.LAST, trainer, record)
+        keeper.weights(checkpoint.BEST, trainer, record, operating=operating)
+    keeper.weights(checkpoint.LAST, trainer, record, operating=operating)
     return record
 
 

@@ -12,6 +12,7 @@ from d2st.adapter.train.mix import mix_note
 from d2st.adapter.train.recipe import Recipe
 from d2st.adapter.train.sampler import epoch_steps
 from d2st.adapter.train.select import Selection, select_samples, to_rows
+from d2st.adapter.train.span import clip_seconds
 from d2st.adapter.train.views import plan_views
 from d2st.cache import Store
 from d2st.cache.errors import ConfigError
@@ -75,6 +76,7 @@ def plan_stage(store: Store, recipe: Recipe, samples: pl.DataFrame, *, ranks: in
             fix="Raise optim.batch_size, or start fewer processes",
         )
     meta = describe(store, recipe, clip_frames=min(cached, data.frames))
+    meta["clip_s"] = clip_seconds(store, selection.train)
     views = plan_views(store, data.views, selection.train, layers=meta["layers"])
     seen = {"views": views} if views else {}
     return Plan(

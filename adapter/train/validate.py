@@ -1,6 +1,6 @@
 """The one number that a checkpoint is chosen by, measured with the very scoring code of `d2st eval`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,9 +12,16 @@ from d2st.adapter.evaluate.score import score_samples
 from d2st.adapter.train.exchange import alike, everyone
 from d2st.adapter.train.ranks import Ranks
 
-__all__ = ["SCORED", "choose_metric", "summarise", "validate"]
+__all__ = ["SCORED", "Validated", "choose_metric", "summarise", "validate"]
 
 SCORED = ("sample_id", "video_id", "kind", "label", "logit", "score")
+
+
+class Validated(NamedTuple):
+    """`scores`: what a checkpoint is chosen by. `predictions`: what they rest on, one row a sample, columns `SCORED`; on all ranks."""
+
+    scores: dict[str, float | None]
+    predictions: pl.DataFrame
 
 
 def choose_metric(val: pl.DataFrame) -> str:
@@ -33,12 +40,12 @@ def validate(
     *,
     clip_frames: int,
     ranks: Ranks = Ranks(),  # noqa: B008, frozen
-) -> dict[str, float | None]:
+) -> Validated:
     """Score the validation split, each of the ranks its part of it.
 
     Returns:
-        video_auc (grouped by video_id), image_auc, auc over all groups, each null where a class is missing; and loss, the mean binary
-        cross-entropy of the samples, which breaks ties between epochs of equal AUC.
+        As `scores` video_auc (grouped by video_id), image_auc, auc over all groups, each null where a class is missing; and loss, the mean
+        binary cross-entropy of the samples, which breaks ties between epochs of equal AUC.
     """
     with alike(ranks):
         own = val.gather_every(ranks.size, ranks.rank)  # every R-th: kinds and lengths are spread evenly
@@ -46,14 +53,14 @@ def validate(
     return summarise(pl.concat(everyone(ranks, scored)).sort("sample_id"))
 
 
-def summarise(scored: pl.DataFrame) -> dict[str, float | None]:
+def summarise(scored: pl.DataFrame) -> Validated:
     """What `validate` returns, of predictions with the columns `SCORED`, sorted by sample_id."""
     predictions = with_two_kinds(scored)
     scopes = {f"{kind}_auc": predictions.filter(pl.col("kind") == kind) for kind in ("video", "image")} | {"auc": predictions}
     logit, label = predictions["logit"].to_numpy(), predictions["label"].to_numpy()
     # -log sigmoid(z) for fakes, -log sigmoid(-z) for reals
     loss = np.logaddexp(0, np.where(label == 1, -logit, logit)).mean()
-    return {name: _auc(part) for name, part in scopes.items()} | {"loss": float(loss)}
+    return Validated({name: _auc(part) for name, part in scopes.items()} | {"loss": float(loss)}, predictions)
 
 
 def _auc(predictions: pl.DataFrame) -> float | None:

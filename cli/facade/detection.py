@@ -1,68 +1,49 @@
 """A trained detector for media files: `Detector.load("runs/mine").predict("clip.mp4")`.
 
 It runs the same decoding, cropping, encoding and scoring code as `d2st cache build` and `d2st eval`; the token maps are even rounded to the
-cache's dtype, or quantised by its calibration. So a file's score is the one that the cache would give.
+cache's dtype, or quantised by its calibration. So the score of a file that is one clip is the one that the cache would give. Longer videos
+come in windows, each as long as the clips that the detector was trained on.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from d2st.cache.errors import D2stError
+from d2st.cache.errors import ConfigError, D2stError
+from d2st.prediction import Doubt, Face, Prediction, Window
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+    from d2st.explanation import Explanation
+    from d2st.opening import Opened
+    from d2st.pipeline.build.clips import EncodedClip
+    from d2st.pipeline.build.flow import Clock
+    from d2st.scoring import Scored
 
-    from d2st.adapter.nets import Detector as Network
-    from d2st.cache.codec import Calibration
-    from d2st.cache.loader import Batch, Request
-    from d2st.pipeline.build.restore import EncodedFile, FrontEnd
+__all__ = ["Detector", "Doubt", "Face", "Prediction", "Window", "media_kind"]
 
-__all__ = ["Detector", "Prediction"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a detector says of one file.
-
-    Attributes:
-        path: as it was given.
-        kind: image, video or frames (a folder of images).
-        score: P(fake), 0..1; `logit` is its log-odds.
-        frame_scores: P(fake) of each frame, at `timestamps_s` seconds (0 for an image).
-        info: how the file was decoded and cropped (JSON values).
-    """
-
-    path: str
-    kind: str
-    score: float
-    logit: float
-    frame_scores: tuple[float, ...]
-    timestamps_s: tuple[float, ...]
-    info: dict[str, Any]
+AUTO: Literal["auto"] = "auto"
+TINY = 1e-15  # as near to 0 or 1 as a score is taken for
 
 
 class Detector:
-    """A checkpoint with the front end that its cache was built with. Make one with `load`.
+    """A trained detector with the front end that its cache was built with. Make one with `load`.
 
-    Args:
-        network: the trained adapter and head.
-        front_end: media file to token maps.
-        clip_frames: T that the network looks at; 1 scores frames one by one and averages their logits.
+    Attributes:
+        opened: scorer, front end, and what the detector says of itself.
     """
 
-    def __init__(self, network: "Network", front_end: "FrontEnd", *, clip_frames: int) -> None:
-        self._network = network
-        self._front_end = front_end
-        self._clip_frames = clip_frames
+    def __init__(self, opened: "Opened") -> None:
+        from d2st.adapter.evaluate.operating import Operating
+
+        self.opened = opened
+        self.operating = Operating(opened.meta.get("operating") or {})
 
     @classmethod
     def load(
         cls, run: Path | str, *, pretrained: str | None = None, detector_weights: Path | None = None, device: str = "auto"
     ) -> "Detector":
-        """Load a run, one of its stages, or a checkpoint file.
+        """Load a run, one of its stages, a checkpoint file, or what `d2st export` made of one (.pt2, .onnx, a hub folder).
 
         Args:
             run: the path of any of them; a run means its highest stage.
@@ -74,104 +55,126 @@ class Detector:
             RunError: no usable checkpoint there.
             WeightsError: the backbone's or the face detector's weights are missing, or not those of the build.
         """
-        from d2st.adapter.train import load_detector
-        from d2st.cache.device import pick_device
-        from d2st.pipeline.build.restore import restore_front_end
+        from d2st.opening import open_detector
 
-        device = pick_device(device)
-        network, meta = load_detector(run, device=device)
-        front_end = restore_front_end(
-            meta["config"],
-            pretrained=pretrained or meta["notes"]["pretrained"],
-            detector_weights=detector_weights,
-            calibration=meta["calibration"],
-            device=device,
-        )
-        return cls(network, front_end, clip_frames=meta["clip_frames"])
+        return cls(open_detector(run, pretrained=pretrained, detector_weights=detector_weights, device=device))
 
-    def predict(self, path: Path | str) -> Prediction:
-        """Score one image, video or folder of frames. Raises MediaError, with a reason code, when it can't be used."""
-        found = next(self.predict_files([path]))
+    @property
+    def clip_s(self) -> float | None:
+        """Seconds of video that a training clip shows; None where the detector does not know."""
+        return self.opened.meta.get("clip_s")
+
+    def calibrated(self, kind: str, scores: Iterable[float]) -> list[float]:
+        """Raw scores of files of `kind`, such as `frame_scores`, on the scale of `probability` and `threshold`."""
+        inside = (min(max(score, TINY), 1 - TINY) for score in scores)
+        return [self.operating.probability(kind, log(score / (1 - score))) for score in inside]
+
+    def predict(
+        self,
+        path: Path | str,
+        *,
+        all_faces: bool = False,
+        window_s: float | Literal["auto"] | None = AUTO,
+        fpr: float | None = None,
+    ) -> Prediction:
+        """Score one image, video or folder of frames; arguments as in `predict_files`.
+
+        Raises:
+            MediaError: it can't be used; carries a reason code.
+            ConfigError: as `predict_files`.
+        """
+        found = next(self.predict_files([path], all_faces=all_faces, window_s=window_s, fpr=fpr, workers=1))
         if isinstance(found, D2stError):
             raise found
         return found
 
-    def predict_files(self, paths: Iterable[Path | str], *, workers: int | None = None) -> Iterator[Prediction | D2stError]:
-        """Score files in order; one that can't be used gives its error in place of a prediction, and the rest goes on."""
-        files = [(str(path), _kind(Path(path))) for path in paths]
-        for (path, kind), encoded in zip(files, self._front_end.encode_files(files, workers=workers), strict=True):
-            yield encoded if isinstance(encoded, D2stError) else self._score(path, kind, encoded)
+    def predict_files(
+        self,
+        paths: Iterable[Path | str],
+        *,
+        all_faces: bool = False,
+        window_s: float | Literal["auto"] | None = AUTO,
+        fpr: float | None = None,
+        workers: int | None = None,
+        on_window: Callable[[str, Window], None] = lambda path, window: None,
+        clocks: "dict[str, Clock] | None" = None,
+    ) -> Iterator[Prediction | D2stError]:
+        """Score files in order; one that can't be used gives its error in place of a prediction, and the rest goes on.
 
-    def _score(self, path: str, kind: str, encoded: "EncodedFile") -> Prediction:
-        import polars as pl
+        Results come while later files are still being read, and memory does not grow with the length of a video.
 
-        from d2st.adapter.evaluate.score import score_samples
+        Args:
+            paths: images, videos, folders of frames.
+            all_faces: score each face that could be followed; a file's score is then that of its most suspicious one.
+            window_s: a video longer than twice this is scored in windows of this many seconds. "auto" means the length of the clips that
+                the detector was trained on; None scores every file as one clip.
+            fpr: cut at the lowest threshold whose false positive rate on validation is at most this; by default at the stored one.
+            workers: decoding processes; by default one a core.
+            on_window: told of each clip as soon as it is scored.
+            clocks: gets one clock a part, which runs while that works: decode, faces, clip, adapter.
 
-        count = len(encoded.crops)
-        sample = pl.DataFrame(
-            {
-                **dict.fromkeys(("dataset", "method", "label", "split", "identity")),
-                "sample_id": path,
-                "video_id": path,
-                "kind": kind,
-                "start": 0,
-                "frames_cached": count,
-            }
+        Raises:
+            ConfigError: `window_s` or `fpr` makes no sense, or the checkpoint has no validation scores to choose by `fpr`.
+        """
+        from d2st.assembling import assemble
+        from d2st.judging import Judge
+        from d2st.pipeline.build.clips import ClipClocks
+        from d2st.pipeline.build.flow import Clock
+
+        window_s = self.clip_s if window_s == AUTO else window_s
+        if window_s is not None and not 0 < window_s < float("inf"):
+            raise ConfigError(f"a window lasts a positive number of seconds, got {window_s:g}", fix="Give one such as 4")
+        judge = Judge(self.operating, fpr=fpr)
+        judge.threshold("video")  # an impossible rate costs no work
+        files: list[tuple[str, str]] = []
+
+        def listed() -> Iterator[tuple[str, str]]:
+            for path in paths:
+                files.append((str(path), media_kind(Path(path))))
+                yield files[-1]
+
+        stages, clock = ClipClocks(), Clock()
+        if clocks is not None:
+            clocks.update(decode=stages.decode, faces=stages.faces, clip=stages.clip, adapter=clock)
+
+        def score(clips: "list[EncodedClip]") -> "list[Scored]":
+            with clock.running():
+                return self.opened.scorer.score(clips)
+
+        events = self.opened.front_end.encode_clips(
+            listed(), window_s=window_s, all_faces=all_faces, workers=workers, clocks=stages
         )
-        source = _InMemory(encoded, self._front_end.encoder.calibration)
-        found = score_samples(self._network, source, sample, clip_frames=self._clip_frames).row(0, named=True)
-        scores = tuple(found["frame_scores"])
-        times = encoded.info["timestamps_s"] if len(scores) == count else _chosen(encoded.info["timestamps_s"], len(scores))
-        return Prediction(path, kind, found["score"], found["logit"], scores, tuple(times), encoded.info)
+        return assemble(
+            events,
+            files,
+            score=score,
+            clip_frames=self.opened.meta["clip_frames"],
+            judge=judge,
+            on_window=on_window,
+        )
+
+    def explain(self, path: Path | str, *, window_s: float | Literal["auto"] | None = AUTO) -> "Explanation":
+        """Why one image, video or folder of frames has its score; of a long video, its most suspicious window.
+
+        Raises:
+            MediaError: it can't be used; carries a reason code.
+            ConfigError: the detector reads no token maps, or is an exported graph.
+        """
+        from d2st.explaining import explain_files
+
+        found = next(explain_files(self, [path], window_s=window_s, workers=1))
+        if isinstance(found, D2stError):
+            raise found
+        return found
 
 
-class _InMemory:
-    """One file's token maps behind the interface of `cache.TokenLoader`."""
-
-    def __init__(self, encoded: "EncodedFile", calibration: "Calibration") -> None:
-        from d2st.cache.codec import as_tensor, decode
-
-        arrays = encoded.tokens.arrays
-        layers = [name.removesuffix("/cls") for name in arrays if name.endswith("/cls")]
-        self._maps = {
-            layer: decode(arrays[f"{layer}/maps"], arrays.get(f"{layer}/scales"), calibration.get(layer)) for layer in layers
-        }
-        self._cls = {layer: as_tensor(arrays[f"{layer}/cls"]) for layer in layers}
-
-    def stream(self, requests: "Iterable[Request]") -> "Iterator[Batch]":
-        import torch
-
-        from d2st.cache.loader import Batch
-
-        for request in requests:
-            mask = torch.from_numpy(request.rows >= 0)  # (B,T)
-            maps = {layer: _take(values, request.rows) for layer, values in self._maps.items()}
-            yield Batch(maps, {layer: _take(values, request.rows) for layer, values in self._cls.items()}, mask, request.tag)
-
-
-def _take(values: "Tensor", rows: "np.ndarray") -> "Tensor":
-    """values (N,...) at rows (B,T): (B,T,...), zero at padding (-1)."""
-    import torch
-
-    taken = values[torch.from_numpy(rows)]
-    taken[torch.from_numpy(rows < 0)] = 0
-    return taken
-
-
-def _chosen(times: list[float], count: int) -> list[float]:
-    """The times of the frames that a clip of `count` takes of all."""
-    from d2st.adapter.rows import clip_rows
-
-    return [times[row] for row in clip_rows(0, len(times), count)]
-
-
-def _kind(path: Path) -> str:
-    """What a path is read as. Raises MediaError for a name that says nothing and is no file or folder."""
-    from d2st.pipeline.manifest.walk import media_kind
+def media_kind(path: Path) -> str:
+    """What a path is read as: image, video or frames (a folder). A name that says nothing is judged by its first bytes."""
+    from d2st.pipeline.manifest.walk import media_kind as kind_of_name
 
     if path.is_dir():
         return "frames"
-    return media_kind(path.name) or ("image" if _looks_like_image(path) else "video")
+    return kind_of_name(path.name) or ("image" if _looks_like_image(path) else "video")
 
 
 def _looks_like_image(path: Path) -> bool:
@@ -181,5 +184,5 @@ def _looks_like_image(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):
         return False

@@ -1,14 +1,14 @@
 """One sample's frames into face crops. The build and `d2st predict` both call this, so that cached and direct scores agree."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from d2st.pipeline.faces import Detections, FaceDetector, crop_faces
+from d2st.pipeline.faces import Detections, FaceCrops, FaceDetector, Track, crop_all_faces, crop_faces
 from d2st.pipeline.media import Frames
 
-__all__ = ["NEIGHBOUR_GAP_S", "CropSettings", "crop_frames", "declared_crops"]
+__all__ = ["NEIGHBOUR_GAP_S", "CropSettings", "crop_every", "crop_frames", "crop_main", "declared_crops"]
 
 # Frames closer than this show one head pose in motion: aligning each alone would shake the crop by 1-2 px, about the size of the temporal
 # cue, so they share one transform. Frames further apart get one each.
@@ -62,17 +62,47 @@ def crop_frames(
     Raises:
         MediaError: no face, or none that could be followed.
     """
+    crops, info = crop_main(frames, detector, settings, given)
+    return crops.images, info
+
+
+def crop_main(
+    frames: Frames, detector: FaceDetector, settings: CropSettings, given: list[Detections] | None = None
+) -> tuple[FaceCrops, dict[str, Any]]:
+    """What `crop_frames` does, with the places that the crops were cut from. Raises MediaError."""
     detections = given if given is not None else detector.detect(frames.images)
-    gaps = np.diff(frames.timestamps_s)
-    align = "clip" if len(gaps) and float(np.median(gaps)) < NEIGHBOUR_GAP_S else "frame"
+    align = _align(frames)
     crops = crop_faces(
         frames.images, frames.timestamps_s, detections, size=settings.size, margin_ratio=settings.margin_ratio, align=align
     )
-    info = {
+    return crops, _info(frames, crops, align, given=given is not None)
+
+
+def crop_every(
+    frames: Frames, detector: FaceDetector, settings: CropSettings, given: list[Detections] | None = None
+) -> list[tuple[Track, FaceCrops | None, dict[str, Any]]]:
+    """Every face that could be followed, in the order in which they appear, cut out as `crop_frames` does with the main one.
+
+    A track that covers less than a third of the frames has no crops; it may be part of a face that goes on. Raises MediaError "no_face".
+    """
+    detections = given if given is not None else detector.detect(frames.images)
+    align = _align(frames)
+    found = crop_all_faces(
+        frames.images, frames.timestamps_s, detections, size=settings.size, margin_ratio=settings.margin_ratio, align=align
+    )
+    return [(track, cut, {} if cut is None else _info(frames, cut, align, given=given is not None)) for track, cut in found]
+
+
+def _align(frames: Frames) -> Literal["clip", "frame"]:
+    gaps = np.diff(frames.timestamps_s)
+    return "clip" if len(gaps) and float(np.median(gaps)) < NEIGHBOUR_GAP_S else "frame"
+
+
+def _info(frames: Frames, crops: FaceCrops, align: str, *, given: bool) -> dict[str, Any]:
+    return {
         "indices": [frames.indices[k] for k in crops.kept],
         "timestamps_s": [round(frames.timestamps_s[k], 6) for k in crops.kept],
         "decoded": len(frames.images),
         "media": asdict(frames.info),
-        "face": {**crops.report, "align": align, "given": given is not None},
+        "face": {**crops.report, "align": align, "given": given},
     }
-    return crops.images, info

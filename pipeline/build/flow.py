@@ -153,10 +153,15 @@ class Pipe(Generic[T]):
             self._closed = True
             self._flow.condition.notify_all()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next item, or the end, comes without waiting."""
+        return bool(self._items) or self._closed
+
     def __iter__(self) -> Iterator[T]:
         """Yield items as they come, until the pipe is closed and empty. Raises Stopped."""
         while True:
-            self._flow.wait(lambda: bool(self._items) or self._closed)
+            self._flow.wait(lambda: self.ready)
             with self._flow.condition:
                 if not self._items:
                     return

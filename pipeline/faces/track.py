@@ -6,8 +6,8 @@ frames may lie a second apart, so linking tolerates movement by about one face s
 face goes, so that two faces may cross.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ from .boxes import box_centres, box_sides, iou
 from .detections import Detections
 from .look import LOOK_LIMIT, look_distances
 
-__all__ = ["MAX_GAP", "Track", "choose_track", "link_tracks"]
+__all__ = ["MAX_GAP", "Track", "choose_track", "link_tracks", "match_boxes"]
 
 MAX_GAP = 2  # sampled frames that a face may be missed for; a longer gap ends the track
 MIN_IOU = 0.3  # below this, boxes are linked by the distance of their centres
@@ -29,7 +29,7 @@ class Track:
     """One face over time. positions: of the frames it covers, in order, without gaps once `link_tracks` has returned it.
 
     boxes (n, 4), landmarks (n, 5, 2; NaN if unknown), scores (n,): lists while it grows, one entry a position.
-    interpolated: the positions that no detection was made in. look: of its latest face, as `face_looks` has it.
+    interpolated: the positions that no detection was made in. look, first_look: of its latest and its first face, as `face_looks` has them.
     """
 
     positions: list[int] = field(default_factory=list)
@@ -38,6 +38,7 @@ class Track:
     scores: list[float] = field(default_factory=list)
     interpolated: set[int] = field(default_factory=set)
     look: np.ndarray | None = None
+    first_look: np.ndarray | None = None
 
     def weight(self, frames: int) -> float:
         """sum(score x area) x coverage, over the frames in which the face was really seen."""
@@ -61,12 +62,12 @@ def link_tracks(
     for position, found in enumerate(detections):
         alive = [t for t in tracks if position - t.positions[-1] <= MAX_GAP + 1]
         look = None if looks is None else looks[position]
-        links = _link(alive, found.boxes, look, position, timestamps_s)
+        links = match_boxes(alive, found.boxes, look, position, timestamps_s)
         for k in range(len(found)):
             if k in links:
                 track = alive[links[k]]
             else:
-                tracks.append(track := Track())
+                tracks.append(track := Track(first_look=None if look is None else look[k]))
             track.positions.append(position)
             track.boxes.append(found.boxes[k])
             track.landmarks.append(found.landmarks[k])
@@ -80,10 +81,17 @@ def choose_track(tracks: Sequence[Track], frames: int) -> Track:
     return max(tracks, key=lambda t: t.weight(frames))
 
 
-def _link(
-    tracks: list[Track], boxes: np.ndarray, looks: np.ndarray | None, position: int, timestamps_s: Sequence[float]
+def match_boxes(
+    tracks: Sequence[Track],
+    boxes: np.ndarray,
+    looks: np.ndarray | None,
+    position: int,
+    timestamps_s: Sequence[float] | Mapping[int, float],
 ) -> dict[int, int]:
-    """Which box (key) goes on which track (value): the best pairs first, each track and box once."""
+    """Which box (key) of the frame at `position` goes on which track (value): the best pairs first, each track and box once.
+
+    boxes (K, 4), looks (K, 96) or None; timestamps_s: by position, of this frame and of the last two of each track.
+    """
     if not tracks or not len(boxes):
         return {}
     last = np.stack([t.boxes[-1] for t in tracks])
@@ -109,7 +117,7 @@ def _link(
     return links
 
 
-def _predict(track: Track, at_s: float, timestamps_s: Sequence[float]) -> np.ndarray:
+def _predict(track: Track, at_s: float, timestamps_s: Sequence[float] | Mapping[int, float]) -> np.ndarray:
     """The track's last box, moved on with the speed of its last two frames."""
     if len(track.positions) < 2:
         return track.boxes[-1]
@@ -136,4 +144,11 @@ def _fill(track: Track, timestamps_s: Sequence[float]) -> Track:
 
     scores = [float(s) for s in between([np.float32(s) for s in track.scores])]
     missed = set(whole) - set(track.positions)
-    return Track(whole, between(track.boxes), between(track.landmarks), scores, missed)
+    return replace(
+        track,
+        positions=whole,
+        boxes=between(track.boxes),
+        landmarks=between(track.landmarks),
+        scores=scores,
+        interpolated=missed,
+    )

@@ -14,11 +14,9 @@ from d2st.pipeline.extensions import IMAGE_EXTENSIONS
 from d2st.pipeline.media.failure import media_error
 from d2st.pipeline.media.images import load_image
 from d2st.pipeline.media.sampling import sample_indices
-from d2st.pipeline.media.types import Frames, MediaInfo
+from d2st.pipeline.media.types import ASSUMED_FPS, Frames, MediaInfo
 
 __all__ = ["list_frames", "read_folder"]
-
-ASSUMED_FPS = 25.0  # a folder does not know its rate
 
 
 def list_frames(path: str | Path) -> list[str]:

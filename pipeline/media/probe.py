@@ -7,6 +7,7 @@ The first frame is decoded for its true size and rotation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ import av
 from d2st.pipeline.media.container import IMAGE_CONTAINERS, count_indexed, open_video, packets
 from d2st.pipeline.media.failure import media_error
 from d2st.pipeline.media.picture import is_entry_point, size_signature
-from d2st.pipeline.media.types import MAX_FRAMES, MAX_PIXELS
+from d2st.pipeline.media.types import ASSUMED_FPS, MAX_FRAMES, MAX_PIXELS
 
 __all__ = ["Probe", "probe_video", "quarter_turns"]
 
@@ -25,8 +26,9 @@ DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "pror
 
 @dataclass(frozen=True)
 class Probe:
-    """`width` and `height` are upright; `packets` hold one frame each as far as can be known without decoding;
-    `steady` says that nothing was seen on which decord is known to fail."""
+    """`width` and `height` are upright; `packets` hold one frame each as far as can be known without decoding; `span_s` is how long
+    those last, where `duration_s` is what the header claims (sound and missing packets too); `steady` says that nothing was seen on which
+    decord is known to fail."""
 
     container: str
     codec: str
@@ -37,6 +39,7 @@ class Probe:
     width: int
     height: int
     packets: int
+    span_s: float
     steady: bool
 
     @property
@@ -60,21 +63,23 @@ def probe_video(path: str | Path, *, on_duration: Callable[[float], None] | None
         if on_duration is not None:
             on_duration(duration_s)
         name = container.format.name
-        count, steady, first = (0, False, None) if name in IMAGE_CONTAINERS else _walk(path, container, stream)
+        found = _Walk() if name in IMAGE_CONTAINERS else _walk(path, container, stream)
+        first, fps = found.first, float(stream.average_rate) if stream.average_rate else None
         turns = quarter_turns(first) if first is not None else 0
         width, height = (first.width, first.height) if first is not None else (codec.width, codec.height)
-        _check_size(path, count, width * height)
+        _check_size(path, found.count, width * height)
         return Probe(
             container=name,
             codec=codec.codec.canonical_name,
             pix_fmt=codec.pix_fmt or "",
-            fps=float(stream.average_rate) if stream.average_rate else None,
+            fps=fps,
             duration_s=duration_s,
             rotation=-90 * turns % 360,
             width=height if turns % 2 else width,
             height=width if turns % 2 else height,
-            packets=count,
-            steady=steady and first is not None and not first.interlaced_frame,
+            packets=found.count,
+            span_s=found.span_s(stream.time_base, fps),
+            steady=found.steady and first is not None and not first.interlaced_frame,
         )
 
 
@@ -83,32 +88,58 @@ def quarter_turns(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _walk(path: str | Path, container, stream: av.VideoStream) -> tuple[int, bool, av.VideoFrame | None]:
+@dataclass
+class _Walk:
+    """What the packets that are meant to be shown tell: how many, whether decord can be trusted with them, the first frame, and the times
+    of the earliest and the latest (in the stream's time base; None without times)."""
+
+    count: int = 0
+    steady: bool = True
+    first: av.VideoFrame | None = None
+    earliest: int | None = None
+    latest: int | None = None
+
+    def span_s(self, time_base: Fraction | None, fps: float | None) -> float:
+        period_s = 1 / (fps or ASSUMED_FPS)
+        if self.earliest is None or self.latest is None or time_base is None or self.latest <= self.earliest:
+            return self.count * period_s
+        return float((self.latest - self.earliest) * time_base) + period_s
+
+    def shown(self, packet: av.Packet) -> None:
+        """Count a packet in."""
+        self.count += 1
+        if packet.pts is not None:
+            self.earliest = packet.pts if self.earliest is None else min(self.earliest, packet.pts)
+            self.latest = packet.pts if self.latest is None else max(self.latest, packet.pts)
+
+
+def _walk(path: str | Path, container, stream: av.VideoStream) -> _Walk:
     """Count the packets that are meant to be shown; judge their steadiness; decode up to the first frame."""
     codec = stream.codec_context.codec.canonical_name
-    count = 0
-    steady = True
-    first = key_pts = None
+    found = _Walk()
+    key_pts = None
     signatures: set[bytes] = set()
     for packet in packets(container, stream):
         if packet.is_discard or packet.is_corrupt or packet.has_sidedata("new_extradata") or packet.pts is None:
-            steady = False
-        count += not packet.is_discard
-        if count > MAX_FRAMES:
+            found.steady = False
+        if not packet.is_discard:
+            found.shown(packet)
+        if found.count > MAX_FRAMES:
             raise media_error("too_large", path, f"more than {MAX_FRAMES} frames")
         if packet.is_keyframe:
             key_pts = packet.pts
             signatures.add(size_signature(codec, packet))
-            steady = steady and is_entry_point(codec, packet)
+            found.steady = found.steady and is_entry_point(codec, packet)
         elif key_pts is not None and packet.pts is not None and packet.pts < key_pts:
-            steady = False  # an open GOP: decord loses such frames when it starts at this key frame, and miscounts
-        if first is None:
-            first, steady = _first_frame(packet, steady=steady)
-    if first is None:
-        first, steady = _first_frame(stream, steady=steady)
+            found.steady = False  # an open GOP: decord loses such frames when it starts at this key frame, and miscounts
+        if found.first is None:
+            found.first, found.steady = _first_frame(packet, steady=found.steady)
+    if found.first is None:
+        found.first, found.steady = _first_frame(stream, steady=found.steady)
     signatures.discard(b"")
     indexed = count_indexed(container, stream)
-    return count, steady and len(signatures) <= 1 and (indexed == 0 or count == indexed), first
+    found.steady = found.steady and len(signatures) <= 1 and (indexed == 0 or found.count == indexed)
+    return found
 
 
 def _first_frame(source: av.Packet | av.VideoStream, *, steady: bool) -> tuple[av.VideoFrame | None, bool]:

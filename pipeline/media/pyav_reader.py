@@ -16,11 +16,9 @@ from d2st.pipeline.media.container import count_indexed, open_video, packets
 from d2st.pipeline.media.failure import media_error
 from d2st.pipeline.media.probe import Probe, quarter_turns
 from d2st.pipeline.media.sampling import sample_indices
-from d2st.pipeline.media.types import MAX_FRAMES, MAX_PIXELS, Frames, MediaInfo
+from d2st.pipeline.media.types import ASSUMED_FPS, MAX_FRAMES, MAX_PIXELS, Frames, MediaInfo
 
-__all__ = ["read_pyav"]
-
-ASSUMED_FPS = 25.0  # for timestamps of a stream that knows neither times nor a rate
+__all__ = ["read_pyav", "upright"]
 
 
 @dataclass
@@ -92,13 +90,17 @@ def _take(path: str | Path, source: av.Packet | av.VideoStream, found: _Pass, wa
         found.times_s.append(None if frame.pts is None else float(frame.pts * time_base))
         if index not in wanted:
             continue
-        turns = quarter_turns(frame)
-        found.rotation = -90 * turns % 360
+        found.rotation = -90 * quarter_turns(frame) % 360
         try:
-            found.images[index] = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+            found.images[index] = upright(frame)
         except (ValueError, av.FFmpegError) as error:
             found.error = error
             found.frames_lost += 1
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned as the stream says. Raises ValueError or FFmpegError for a frame that can't be converted."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)))
 
 
 def _repair_times(times_s: list[float | None], fps: float | None) -> list[float]:

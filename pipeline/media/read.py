@@ -12,11 +12,11 @@ from d2st.pipeline.media.decord_reader import load_decord, read_decord
 from d2st.pipeline.media.failure import media_error
 from d2st.pipeline.media.folder import read_folder
 from d2st.pipeline.media.images import read_image
-from d2st.pipeline.media.probe import probe_video
+from d2st.pipeline.media.probe import Probe, probe_video
 from d2st.pipeline.media.pyav_reader import read_pyav
 from d2st.pipeline.media.types import KINDS, Frames
 
-__all__ = ["read_media"]
+__all__ = ["read_media", "read_probed"]
 
 
 def read_media(
@@ -40,7 +40,7 @@ def read_media(
         if kind == "frames":
             return read_folder(path, frames=frames, sampling=sampling, files=files)
         if kind == "video":
-            return _read_video(path, frames=frames, sampling=sampling, on_duration=on_duration)
+            return read_probed(path, probe_video(path, on_duration=on_duration), frames=frames, sampling=sampling)
     except D2stError:
         raise
     except MemoryError as error:
@@ -50,8 +50,8 @@ def read_media(
     raise UnknownNameError("kind of media", kind, list(KINDS))
 
 
-def _read_video(path: str | Path, *, frames: int, sampling: str, on_duration: Callable[[float], None] | None) -> Frames:
-    probe = probe_video(path, on_duration=on_duration)
+def read_probed(path: str | Path, probe: Probe, *, frames: int, sampling: str) -> Frames:
+    """What `read_media` does with a video once it is probed. Raises MediaError, and whatever a decoder raises."""
     if probe.is_image:  # an image under a video's name: a video of one frame
         return read_image(path)
     if probe.for_decord and load_decord() is not None:

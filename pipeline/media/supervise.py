@@ -8,13 +8,15 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
-from typing import BinaryIO
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any, BinaryIO
 
 from d2st.cache.errors import MediaError, RunError
 from d2st.pipeline.media.failure import media_error
-from d2st.pipeline.media.types import Frames, Job
-from d2st.pipeline.media.wire import Closed, receive, receive_frames, send
+from d2st.pipeline.media.types import Frames, Job, MediaEnd, MediaWindow
+from d2st.pipeline.media.wire import Closed, receive, receive_end, receive_error, receive_frames, receive_window, send
 
 __all__ = ["Child"]
 
@@ -40,6 +42,7 @@ class Child:
         except OSError as error:
             raise RunError(f"a decoding process could not start ({error})", fix="Use fewer workers.") from error
         self.files_read = 0
+        self.busy_s = 0.0
         self._usable = True
 
     @property
@@ -70,27 +73,69 @@ class Child:
     def read(self, job: Job, *, base_timeout_s: float) -> Frames | MediaError:
         """Have one file decoded. After a crash or a timeout `alive` is False and the child is good for nothing more."""
         self.files_read += 1
+        begin = perf_counter()
         result: Frames | MediaError | None = None
         with _Deadline(self._process, base_timeout_s) as deadline, contextlib.suppress(Closed, OSError):
-            result = self._exchange(job, deadline)  # OSError: the child went while the job was being sent
+            self._send(job, parts=False)  # OSError: the child went while the job was being sent
+            message = self._reply(deadline)
+            result = receive_error(message) if "reason" in message else receive_frames(self._output, message)
+        self.busy_s += perf_counter() - begin
         if result is not None and not deadline.passed:
             return result
+        failure = self._fail(job, deadline)
+        return result if result is not None else failure
+
+    def read_parts(self, job: Job, *, base_timeout_s: float, put: Callable[[MediaWindow], None]) -> MediaEnd:
+        """Have one file read in windows, each of which is given to `put` before the next is asked of the pipe.
+
+        Each has `base_timeout_s` plus ten times its length; the time that `put` takes does not count. What `put` raises passes through,
+        and the child is good for nothing more then, as after a crash or a timeout.
+        """
+        self.files_read += 1
+        reached = MediaEnd(None, None, 0, windowed=False)
+        end: MediaEnd | None = None
+        self._usable = False  # until its last word: whatever happens meanwhile leaves it in the middle of a file
+        with _Deadline(self._process, base_timeout_s) as deadline, contextlib.suppress(Closed, OSError):
+            self._send(job, parts=True)
+            while True:
+                message = self._reply(deadline)
+                self.busy_s += message["busy_s"]
+                if "end" in message:
+                    end = receive_end(message)
+                    break
+                window = receive_window(self._output, message)
+                deadline.stop()
+                if deadline.passed:
+                    break
+                count = window.frames.info.frame_count if isinstance(window.frames, Frames) else 0
+                reached = MediaEnd(None, window.end_s or None, reached.frames + count, windowed=True)
+                put(window)
+                del window
+                deadline.restart(base_timeout_s + TIMEOUT_PER_SECOND * (job.window_s or 0.0))
+        if end is not None and not deadline.passed:
+            self._usable = True
+            return end
+        return end or replace(reached, error=self._fail(job, deadline))
+
+    def _send(self, job: Job, *, parts: bool) -> None:
+        send(self._input, {**asdict(job), "parts": parts})
+
+    def _reply(self, deadline: "_Deadline") -> dict[str, Any]:
+        """The child's next message that is not about the deadline."""
+        while message := receive(self._output):
+            if message.keys() != {"duration_s"}:
+                return message
+            deadline.extend(TIMEOUT_PER_SECOND * message["duration_s"])
+        raise Closed
+
+    def _fail(self, job: Job, deadline: "_Deadline") -> MediaError:
+        """Bury the child, and say what it died of."""
         self._usable = False
         self._process.kill()
         code = self._process.wait()
-        if result is not None:
-            return result
         if deadline.passed:
             return media_error("timeout", job.path, f"{deadline.timeout_s:.0f} s")
         return media_error("decoder_crashed", job.path, f"exit code {code}")
-
-    def _exchange(self, job: Job, deadline: "_Deadline") -> Frames | MediaError:
-        send(self._input, asdict(job))
-        while "duration_s" in (message := receive(self._output)):
-            deadline.extend(TIMEOUT_PER_SECOND * message["duration_s"])
-        if "reason" in message:
-            return MediaError(message["reason"], message["message"], fix=message["fix"])
-        return receive_frames(self._output, message)
 
     def kill(self) -> None:
         """End the process at once; a `read` that waits for it returns."""
@@ -119,15 +164,22 @@ class _Deadline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()  # so that it can't kill a child that goes on with its next file
+        self.stop()  # so that it can't kill a child that goes on with its next file
 
     def extend(self, more_s: float) -> None:
         """Add `more_s` seconds, from now on, up to MAX_TIMEOUT_S in all."""
+        self.restart(self.timeout_s + max(0.0, more_s))
+
+    def stop(self) -> None:
+        """Let no more time run, until `restart`."""
         self._timer.cancel()
         self._timer.join()
+
+    def restart(self, timeout_s: float) -> None:
+        """Give `timeout_s` from now on, up to MAX_TIMEOUT_S."""
+        self.stop()
         if not self.passed:
-            self.timeout_s = min(MAX_TIMEOUT_S, self.timeout_s + max(0.0, more_s))
+            self.timeout_s = min(MAX_TIMEOUT_S, timeout_s)
             self._timer = self._start(self.timeout_s)
 
     def _start(self, timeout_s: float) -> threading.Timer:

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2st.cache.errors import UnknownNameError
+from d2st.cache.errors import ConfigError, MediaError, UnknownNameError
 from d2st.pipeline.media.sampling import sample_indices
 
-__all__ = ["KINDS", "MAX_FRAMES", "MAX_PIXELS", "Frames", "Job", "MediaInfo"]
+__all__ = ["ASSUMED_FPS", "KINDS", "MAX_FRAMES", "MAX_PIXELS", "Frames", "Job", "MediaEnd", "MediaInfo", "MediaWindow"]
 
 KINDS = ("image", "video", "frames")
 # what no honest file of faces exceeds; one header that claimed 4.26e9 frames ended decord's whole process
 MAX_FRAMES = 2_000_000
 MAX_PIXELS = 16384 * 16384
+ASSUMED_FPS = 25.0  # of folders, and of streams that know neither times nor a rate
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,33 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to decode: `key` is the caller's own name for it, the rest are the arguments of `read_media`.
+class MediaWindow:
+    """A stretch of a file, `start_s` to `end_s` seconds from its first frame, and the frames sampled in it, or why there are none.
+    A file that is no longer than a clip is one window. `indices` and `timestamps_s` count from the file's first frame; `info` is of
+    the window alone (its frame_count, its frames_lost)."""
 
-    Raises UnknownNameError or ConfigError for a kind, sampling or number of frames that makes no sense.
+    frames: Frames | MediaError
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class MediaEnd:
+    """Behind the last window of a file: what ended it too early, if anything did, and how many seconds and frames of it could be read.
+    `duration_s` is None for an image; `windowed` says that it was longer than a clip."""
+
+    error: MediaError | None
+    duration_s: float | None
+    frames: int
+    windowed: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to decode: `key` is the caller's own name for it, the rest are the arguments of `read_media`, or of `read_windows`, which
+    alone heeds `window_s`.
+
+    Raises UnknownNameError or ConfigError for a kind, sampling, number of frames or window that makes no sense.
     """
 
     key: str
@@ -59,8 +83,11 @@ class Job:
     frames: int
     sampling: str
     files: tuple[str, ...] | None = None  # of a folder of frames: these alone
+    window_s: float | None = None
 
     def __post_init__(self) -> None:
+        if self.window_s is not None and not 0 < self.window_s < float("inf"):
+            raise ConfigError(f"windows of {self.window_s} s are not possible", fix="Use more than 0 seconds")
         if self.kind not in KINDS:
             raise UnknownNameError("kind of media", self.kind, list(KINDS))
         sample_indices(0, self.frames, self.sampling)  # raises for what no file could be read with

@@ -12,9 +12,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from d2st.pipeline.media.types import Frames, MediaInfo
+from d2st.cache.errors import MediaError
+from d2st.pipeline.media.types import Frames, MediaEnd, MediaInfo, MediaWindow
 
-__all__ = ["Closed", "receive", "receive_frames", "send", "send_frames"]
+__all__ = [
+    "Closed",
+    "receive",
+    "receive_end",
+    "receive_error",
+    "receive_frames",
+    "receive_window",
+    "send",
+    "send_part",
+    "send_result",
+]
 
 LENGTH_BYTES = 4
 
@@ -40,19 +51,33 @@ def receive(pipe: BinaryIO) -> dict[str, Any]:
     return json.loads(body)
 
 
-def send_frames(pipe: BinaryIO, frames: Frames) -> None:
-    """Write frames: a message with all but the pixels, then the pixels of each image."""
+def send_result(pipe: BinaryIO, result: Frames | MediaError, **more: Any) -> None:
+    """Write frames, a message with all but the pixels and then the pixels of each image; or an error. `more` goes into the message."""
+    if isinstance(result, MediaError):
+        send(pipe, {**_error_fields(result), **more})
+        return
     send(
         pipe,
         {
-            "info": asdict(frames.info),
-            "indices": frames.indices,
-            "timestamps_s": frames.timestamps_s,
-            "shapes": [image.shape for image in frames.images],
+            "info": asdict(result.info),
+            "indices": result.indices,
+            "timestamps_s": result.timestamps_s,
+            "shapes": [image.shape for image in result.images],
+            **more,
         },
     )
-    for image in frames.images:
+    for image in result.images:
         _write(pipe, memoryview(np.ascontiguousarray(image)).cast("B"))
+
+
+def send_part(pipe: BinaryIO, part: MediaWindow | MediaEnd, *, busy_s: float) -> None:
+    """Write a window or the end of a file, and the seconds that reading it took."""
+    if isinstance(part, MediaWindow):
+        send_result(pipe, part.frames, window=[part.start_s, part.end_s], busy_s=busy_s)
+        return
+    error = {} if part.error is None else _error_fields(part.error)
+    end = {"duration_s": part.duration_s, "frames": part.frames, "windowed": part.windowed}
+    send(pipe, {"end": end, "busy_s": busy_s, **error})
 
 
 def receive_frames(pipe: BinaryIO, message: Mapping[str, Any]) -> Frames:
@@ -63,6 +88,25 @@ def receive_frames(pipe: BinaryIO, message: Mapping[str, Any]) -> Frames:
         _fill(pipe, memoryview(image).cast("B"))
         images.append(image)
     return Frames(tuple(images), tuple(message["indices"]), tuple(message["timestamps_s"]), MediaInfo(**message["info"]))
+
+
+def receive_error(message: Mapping[str, Any]) -> MediaError:
+    """The error that `message` holds."""
+    return MediaError(message["reason"], message["message"], fix=message["fix"])
+
+
+def receive_window(pipe: BinaryIO, message: Mapping[str, Any]) -> MediaWindow:
+    """The window that `message` announces. Raises Closed."""
+    return MediaWindow(receive_error(message) if "reason" in message else receive_frames(pipe, message), *message["window"])
+
+
+def receive_end(message: Mapping[str, Any]) -> MediaEnd:
+    """The end of a file that `message` holds."""
+    return MediaEnd(error=receive_error(message) if "reason" in message else None, **message["end"])
+
+
+def _error_fields(error: MediaError) -> dict[str, Any]:
+    return {"reason": error.reason, "message": error.message, "fix": error.fix}
 
 
 def _write(pipe: BinaryIO, data: bytes | memoryview) -> None:

@@ -9,17 +9,18 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from time import perf_counter
 
 from d2st.cache.errors import MediaError, RunError
 from d2st.pipeline.media.supervise import Child
+from d2st.pipeline.media.tasks import Budget, Closing, Reading, WholeFile
 from d2st.pipeline.media.types import Frames, Job
 
-__all__ = ["DecodePool", "default_workers"]
+__all__ = ["WINDOWS_READER", "DecodePool", "default_workers"]
 
 MAX_HELD_BYTES = 1 << 30  # frames that wait for their turn while an earlier file is still being decoded
+WINDOWS_READER = "d2st.pipeline.media.windows:read_windows"
 
 
 def default_workers() -> int:
@@ -30,7 +31,7 @@ def default_workers() -> int:
 
 
 class DecodePool:
-    """`workers` child processes that call `read_media`; use it as a context manager.
+    """`workers` child processes that call `read_media`, or `read_windows` for `stream`; use it as a context manager.
 
     Each file has `base_timeout_s` plus ten times the seconds that it claims to last (an hour at most in all). Children start with the
     first jobs, and anew after a crash or a timeout. `reader` names another function to call, "module:function".
@@ -48,7 +49,8 @@ class DecodePool:
         self.workers = default_workers() if workers is None else max(1, workers)
         self._base_timeout_s = base_timeout_s
         self._reader = reader
-        self._tasks: queue.SimpleQueue[tuple[Job, Future] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[WholeFile | Reading | None] = queue.SimpleQueue()
+        self._budget = Budget(MAX_HELD_BYTES // 2)
         self._threads: list[threading.Thread] = []
         self._children: set[Child] = set()
         self._lock = threading.Lock()
@@ -95,6 +97,7 @@ class DecodePool:
         with self._lock:
             self._closed = True
             children = list(self._children)
+        self._budget.close()
         for child in children:
             child.kill()
         for _ in self._threads:
@@ -104,47 +107,68 @@ class DecodePool:
 
     def submit(self, job: Job) -> "Future[Frames | MediaError]":
         """Have one file decoded, after those submitted before it; for callers that bound by themselves how far they are ahead."""
-        future: Future = Future()
+        task = WholeFile(job)
+        self._queue(task)
+        return task.future
+
+    def stream(self, job: Job, on_part: Callable[[], None] = lambda: None) -> Reading:
+        """Have one file read in windows, after the files asked for before it, by a pool whose `reader` is `WINDOWS_READER`.
+
+        Windows that nobody has taken yet make its child wait, so take those of the first file first. `on_part` is called, by another
+        thread, whenever there is something to take.
+        """
+        reading = Reading(job, self._budget, on_part)
+        self._queue(reading)
+        return reading
+
+    def _queue(self, task: WholeFile | Reading) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this DecodePool is closed")
-            self._tasks.put((job, future))
+            self._tasks.put(task)
             if len(self._threads) < self.workers:
                 thread = threading.Thread(target=self._serve, name="d2st-decode", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        return future
 
     def _serve(self) -> None:
         """One thread: hand tasks to one child after another until the pool closes."""
         child: Child | None = None
         try:
             while (task := self._tasks.get()) is not None:
-                child = self._run(child, *task)
+                child = self._run(child, task)
                 del task  # a thread that waits must not keep the last file's frames alive
         finally:
             self._end_child(child)
 
-    def _run(self, child: Child | None, job: Job, future: Future) -> Child | None:
+    def _run(self, child: Child | None, task: WholeFile | Reading) -> Child | None:
         """Settle one task with `child` or a fresh one; return the child to go on with."""
         if self._closed:
-            future.cancel()
-        if not future.set_running_or_notify_cancel():
+            task.cancel()
+        if not task.start():
             return child
         try:
             child = self._living_child(child)
-            begin = perf_counter()
-            result = child.read(job, base_timeout_s=self._base_timeout_s)
-            with self._lock:
-                self.busy_s += perf_counter() - begin
-            if _crashed(result) and child.files_read > 1 and not self._closed:
+            crashed = self._work(child, task)
+            if crashed and child.files_read > 1 and not self._closed:
                 # what an earlier file broke may bring the child down only now: a file is to blame if a fresh child dies of it
                 child = self._living_child(child)
-                result = child.read(job, base_timeout_s=self._base_timeout_s)
-            future.set_result(result)
-        except BaseException as error:  # the caller of `map` must hear of it, not this thread
-            future.set_exception(error)
+                self._work(child, task)
+            task.settle()
+        except Closing:
+            self._end_child(child)
+            return None
+        except BaseException as error:  # the caller must hear of it, not this thread
+            task.settle(error)
         return child
+
+    def _work(self, child: Child, task: WholeFile | Reading) -> bool:
+        before_s = child.busy_s
+        try:
+            return task.run(child, self._base_timeout_s)
+        finally:
+            with self._lock:
+                self.busy_s += child.busy_s - before_s
 
     def _living_child(self, child: Child | None) -> Child:
         if child is not None and child.alive:
@@ -167,10 +191,6 @@ class DecodePool:
             with self._lock:
                 self._children.discard(child)
             child.end()
-
-
-def _crashed(result: Frames | MediaError) -> bool:
-    return isinstance(result, MediaError) and result.reason == "decoder_crashed"
 
 
 def _held_bytes(window: Iterable[tuple[Job, Future]]) -> int:

@@ -80,6 +80,7 @@ def test_a_store_named_by_a_relative_path(tmp_path, manifest, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_plan_says_how_many_bytes_a_build_takes(tmp_path, manifest, monkeypatch, dtype):
+    monkeypatch.setattr("d2st.pipeline.build.estimate.ENCODE_S", 0.1)
     monkeypatch.chdir(tmp_path)
     options = [manifest, *SMALL, "--layers", "0,2", "--dtype", dtype]
     before = {path.name for path in tmp_path.iterdir()}

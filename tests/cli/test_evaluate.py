@@ -71,7 +71,7 @@ def make_store(path, dataset, *, split="test", config=CONFIG):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, unplotted):
     """tmp/runs/faces/stage2 with a checkpoint trained on tmp/faces.d2st."""
     store = make_store(tmp_path / "faces.d2st", "faces")
     stage = tmp_path / "runs" / "faces" / "stage2"

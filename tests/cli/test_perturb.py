@@ -42,7 +42,12 @@ def project(tmp_path_factory):
     tokens = Store.open(cache).tokens
     torch.manual_seed(0)
     for stage, frames in ((1, 1), (2, 3)):
-        meta = {"adapter": "meanpool_mlp", "adapter_params": {}, "layers": list(tokens.layers), "channels": tokens.channels}
+        meta = {
+            "adapter": "meanpool_mlp",
+            "adapter_params": {"width": 16},
+            "layers": list(tokens.layers),
+            "channels": tokens.channels,
+        }
         meta |= {
             "grid": list(tokens.grid),
             "stage": stage,
@@ -63,6 +68,7 @@ def files_of(store):
     return {path: path.stat().st_mtime_ns for path in store.rglob("*")}
 
 
+@pytest.mark.usefixtures("unplotted")
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_curves_start_at_the_cached_scores(project, tmp_path, stage):
     before = files_of(project / "faces.d2st")
@@ -91,6 +97,7 @@ def test_the_curves_start_at_the_cached_scores(project, tmp_path, stage):
         assert word in shown.output, word
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_json_and_a_part_of_the_samples(project, tmp_path):
     options = ("--perturb", "noise", "--max-samples", 4, "--out", tmp_path, "--json")
     found = json.loads(d2st("eval", project / "runs" / "all", *options).stdout)["robustness"]

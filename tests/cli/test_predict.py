@@ -2,19 +2,25 @@
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from d2st import Detector
+from d2st.adapter.evaluate.operating import operating_points
 from d2st.adapter.evaluate.score import score_samples
+from d2st.adapter.evaluate.validation import score_validation
 from d2st.adapter.train import load_detector, run_training
 from d2st.cache import Store, TokenLoader
-from d2st.cache.errors import MediaError, RunError, WeightsError
+from d2st.cache.errors import MediaError, RunError, UsageError, WeightsError
 from d2st.cli.app import app
 from d2st.pipeline.manifest import write_manifest
+from d2st.pipeline.media.encode import write_h264
+from d2st.scoring import sigmoid
 
 BUILD = [
     "--detector",
@@ -124,6 +130,98 @@ def test_the_command_goes_on_past_bad_files(project, tmp_path):
     assert "missing" in shown
     assert "0.12 s" in shown
     assert json.loads(invoke("predict", files[0], *options, "--json", code=1).stdout)[0]["reason"] == "missing"
+
+
+@pytest.fixture(scope="module")
+def long_video(project):
+    """1.6 s of 40 frames; the training clips show 0.32 s. Noise that fades, so that the score moves."""
+    generator = np.random.default_rng(1)
+    frames = [generator.integers(0, 255 - 5 * k, (48, 48, 3), np.uint8) for k in range(40)]
+    path = project / "long" / "talk.mp4"
+    path.parent.mkdir()
+    write_h264(path, frames, fps=25)
+    return path
+
+
+def test_a_long_video_comes_in_windows_with_a_timeline(project, long_video, tmp_path):
+    options = ["--run", project / "runs" / "all", "--device", "cpu", "--workers", 1]
+    names = f"{long_video}\0{project / 'media' / 'i0.png'}\0".encode()
+    arguments = ["predict", "-", "--null", *options, "--timeline", tmp_path / "out", "--annotate", "--json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=names)
+    assert result.exit_code == 0, (result.output, result.exception)
+    video, image = json.loads(result.stdout)
+    assert [round(window["start_s"], 2) for window in video["windows"]] == [0.0, 0.32, 0.64, 0.96, 1.28]
+    logits = [window["logit"] for window in video["windows"]]
+    assert video["logit"] == pytest.approx(sum(logits) / 5)
+    assert len(set(logits)) == 5
+    assert len(video["frame_scores"]) == len(video["timestamps_s"]) == 20
+    assert any("of 5 windows lie above the threshold" in note for note in video["notes"])
+    assert image["windows"][0]["frames"] == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["talk.csv", "talk.mp4", "talk.png"]
+    rows = pl.read_csv(tmp_path / "out" / "talk.csv")
+    assert rows["row"].value_counts(sort=True).rows() == [("frame", 20), ("window", 5)]
+    assert rows["logit"].drop_nulls().to_list() == pytest.approx(logits, abs=1e-6)
+    assert (tmp_path / "out" / "talk.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_video_is_never_replaced_by_its_annotation(project, long_video):
+    before = long_video.read_bytes()
+    arguments = ["predict", long_video, "--run", project / "runs" / "all", "--timeline", long_video.parent, "--annotate"]
+    assert "one of the videos to score" in str(invoke(*arguments, code=1).exception)
+    assert long_video.read_bytes() == before
+
+
+def test_results_are_kept_and_gone_on_with(project, tmp_path):
+    options = ["--run", project / "runs" / "all", "--device", "cpu", "--workers", 1, "--out", tmp_path / "scores.parquet"]
+    inbox = tmp_path / "inbox"
+    (inbox / "frames").mkdir(parents=True)
+    for name in ("i1.png", "i2.png"):
+        shutil.copy(project / "media" / name, inbox)
+        shutil.copy(project / "media" / name, inbox / "frames" / f"000{name[1:]}")
+    (inbox / "text.jpg").write_text("no picture")
+    first = json.loads(invoke("predict", inbox, *options, "--json").stdout)
+    assert (first["scored"], first["failed"], first["there_already"]) == (3, {"not_media": 1}, 0)
+    table = pl.read_parquet(tmp_path / "scores.parquet")
+    assert dict(table.select("path", "kind").drop_nulls().rows())[str(inbox / "frames")] == "frames"
+    shutil.copy(project / "media" / "i3.png", inbox)
+    again = invoke("predict", inbox, *options)
+    assert "1 scored" in again.stdout
+    assert "4 were there already" in again.stdout
+    refused = invoke("predict", inbox, *options, "--fpr", 0.2, code=1)
+    assert "fpr None there, 0.2 here" in str(refused.exception)
+
+
+def test_the_threshold_comes_from_validation(project):
+    run = project / "runs" / "all" / "stage3"
+    detector = Detector.load(run, device="cpu")
+    network, meta = load_detector(run)
+    store = Store.open(project / "faces.d2st")
+    scored = score_validation(network, [store], layers=meta["layers"], clip_frames=meta["clip_frames"])
+    assert meta["operating"] == operating_points(scored)
+    assert detector.clip_s == pytest.approx(0.32)
+    path = project / "media" / "v1.mp4"
+    default, strict = detector.predict(path), detector.predict(path, fpr=0.01)
+    real = scored.filter((pl.col("label") == 0) & (pl.col("kind") != "image"))["logit"]
+    assert strict.threshold == pytest.approx(detector.operating.probability("video", real.max()), abs=1e-4)
+    assert (strict.logit, strict.probability) == (default.logit, default.probability)
+    assert default.probability == pytest.approx(sigmoid(default.logit / detector.operating.temperature("video")))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--fpr", "2"], "no rate"),
+        (["--window", "-1"], "no length of time"),
+        (["--annotate"], "needs a folder"),
+        (["--fresh"], "starts the table"),
+        (["--out", "x.json"], "neither of the endings"),
+        (["--out", "x.csv", "--frames"], "Leave one of them out"),
+    ],
+)
+def test_options_that_make_no_sense_cost_nothing(options, says):
+    error = invoke("predict", "a.mp4", "--run", "nowhere", *options, code=1).exception
+    assert isinstance(error, UsageError)
+    assert says in str(error)
 
 
 def test_wrong_weights_and_lost_runs_are_named(project, tmp_path):

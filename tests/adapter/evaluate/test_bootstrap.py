@@ -81,7 +81,7 @@ def test_memory_limit_does_not_change_the_interval(monkeypatch):
 
 def test_a_thousand_resamples_of_500_videos_take_less_than_a_second():
     data = videos(500)
-    begin = time.perf_counter()
+    begin = time.process_time()  # what others do on the machine does not count
     low, high = bootstrap_intervals(*data, {"auc": binary_auc}, resamples=1000)["auc"]
-    assert time.perf_counter() - begin < 1.0
+    assert time.process_time() - begin < 1.0
     assert low < binary_auc(tally(data[0], data[1])) < high

@@ -206,6 +206,7 @@ def test_many_samples_are_drawn_by_seed_from_each_kind_and_label():
     assert not choose(samples, seed=1).equals(kept)
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_an_evaluation_tells_it_where_it_was_asked_for_and_can_be_told(tmp_path, make_store, corpus, make_detector):
     """Two stores are one test split: their embeddings are measured together, with heads trained on the train split of both."""
     detector, videos = make_detector("linear_probe"), [row for row in corpus("third") if row["kind"] == "video"]

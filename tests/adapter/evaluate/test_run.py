@@ -74,6 +74,7 @@ def test_plots_show_the_data(tmp_path, make_store, corpus, make_detector):
         assert 0.0005 < colourful < 0.5
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_two_stores_are_one_evaluation_with_a_number_each(tmp_path, make_store, corpus, make_detector):
     stores = [make_store(tmp_path / name, corpus(name), seed=index) for index, name in enumerate(("one", "two"))]
     seen = []
@@ -136,6 +137,7 @@ def split_store(tmp_path, make_store, corpus):
     return make_store(tmp_path / "split.d2st", rows)
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_the_temperature_is_that_of_the_val_split(tmp_path, split_store, make_detector):
     detector = make_detector("linear_probe")
     with torch.no_grad():
@@ -158,6 +160,7 @@ def test_the_temperature_is_that_of_the_val_split(tmp_path, split_store, make_de
     assert "val split" in own["calibration"]["reason"]
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_kept_validation_serves_for_its_own_checkpoint_alone(tmp_path, split_store, make_detector):
     detector, out = make_detector("linear_probe"), tmp_path / "eval-val"
     checkpoint = tmp_path / "best.safetensors"
@@ -176,6 +179,7 @@ def test_kept_validation_serves_for_its_own_checkpoint_alone(tmp_path, split_sto
         kept_validation(out, checkpoint=digest)
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_a_protocol_stands_beside_our_numbers(tmp_path, make_store, corpus, make_detector):
     rows = [row | {"path": f"x/{row['method']}/{row['sample_id'][-2:]}/0.png"} for row in corpus()]
     store = make_store(tmp_path / "c", rows)

@@ -1,15 +1,14 @@
-"""Two processes train as one does: the real command by torchrun, and one script that two processes run for all that can go wrong.
+"""Two processes train as one does: torchrun starts one script that runs the real command, and then all that can go wrong.
 
-Torchrun and the script start at once and run beside each other, since starting is most of what they do.
+One start for everything, beside the training by one process that it is compared with: starting is most of what they do.
 """
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,48 +37,36 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"
 LIMIT_S = 120
 
 
-def torchrun(store, runs, name):
-    """`torchrun -m d2st train` with two processes, started."""
-    words = [word for item in OVERRIDES for word in ("--set", item)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "d2st", "train"]
-    command += ["--cache", str(store.path), "--stage", "all", "--runs", str(runs), "--name", name, "--device", "cpu", *words]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def script(store, runs, out):
-    """Both processes of `two_ranks.py`, started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OVERRIDES": json.dumps(OVERRIDES)}
-    command = [sys.executable, str(Path(__file__).parent / "two_ranks.py"), str(store.path), str(runs), str(out)]
-    return [
-        subprocess.Popen(
-            command,
-            env=ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+def torchrun(*arguments):
+    """`two_ranks.py` as two processes of torchrun, in a session of its own, started."""
+    script = Path(__file__).parent / "two_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, *arguments]
+    environment = ENVIRONMENT | {"OVERRIDES": json.dumps(OVERRIDES)}
+    return subprocess.Popen(
+        [str(word) for word in command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope="module")
 def world(store, tmp_path_factory):
-    """A folder of runs with "one" (one process), "two" (torchrun) and those of the script; and what everyone said."""
+    """A folder of runs with "one" (one process), "two" (`d2st train` in two) and those of the script; and what everyone said."""
     runs, out = tmp_path_factory.mktemp("ranks"), tmp_path_factory.mktemp("said")
-    launched, pair = torchrun(store, runs, "two"), script(store, runs, out)
+    launched = torchrun(store.path, runs, out)
     try:
         run_training(store, runs=runs, name="one", overrides=OVERRIDES, device="cpu")
-        said = {"two": (*launched.communicate(timeout=LIMIT_S), launched.returncode)}
-        said["errors"] = [process.communicate(timeout=LIMIT_S)[1] for process in pair]
+        said = {"stderr": launched.communicate(timeout=LIMIT_S)[1]}
     finally:
-        for process in (launched, *pair):
-            process.kill()
+        with suppress(ProcessLookupError):  # the whole session: a torchrun that is killed leaves its processes behind
+            os.killpg(launched.pid, signal.SIGKILL)
+    assert launched.returncode == 0, said["stderr"]
     for rank in range(2):
-        assert (out / f"{rank}.json").is_file(), said["errors"][rank]
         said[rank] = json.loads((out / f"{rank}.json").read_text())
+        said[rank] |= {ending: (out / f"{rank}.{ending}").read_text() for ending in ("out", "err")}
     return runs, said
 
 
@@ -90,7 +77,7 @@ def curve(runs, name, stage):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_processes_have_the_curve_of_one(world, stage):
     runs, said = world
-    assert said["two"][2] == 0, said["two"][1]
+    assert said[0]["two"] == said[1]["two"] == "SystemExit: 0", said[0]["err"]
     one, two = (curve(runs, name, stage) for name in ("one", "two"))
     assert len(one) == len(two) == 2
     for mine, theirs in zip(one, two, strict=True):
@@ -104,7 +91,7 @@ def test_two_processes_have_the_curve_of_one(world, stage):
 
 def test_only_the_first_process_speaks(world):
     _, said = world
-    out, err, _ = said["two"]
+    out, err = (said[0][ending] + said[1][ending] for ending in ("out", "err"))
     assert out.count("next: d2st eval") == 1
     assert err.count("stage 2 starts from two/stage1") == err.count("stage 3 epoch 2/2") == 1
     assert err.count("shared by 2 processes") == 3
@@ -113,7 +100,7 @@ def test_only_the_first_process_speaks(world):
 def test_a_mistake_is_told_once_and_before_any_work(world):
     runs, said = world
     assert said[0]["wrong"] == said[1]["wrong"] == "SystemExit: 1"
-    assert [error.count("Did you mean optim.lr") for error in said["errors"]] == [1, 0]
+    assert said["stderr"].count("Did you mean optim.lr") == 1
     assert not (runs / "wrong").exists()
 
 
@@ -174,11 +161,13 @@ def test_without_torchrun_there_is_one_and_devices_are_not_shared(monkeypatch):
         pick_rank_device(Ranks(1, 2, 1), "cuda:0")
 
 
-def test_a_signal_that_is_passed_on_is_the_same_wish():
+def test_a_signal_that_is_passed_on_is_the_same_wish(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("d2st.adapter.train.interrupt.time.monotonic", lambda: now[0])
     with deferred_interrupt(again_after_s=0.2) as asked:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
-        time.sleep(0.25)
+        now[0] += 0.25
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -1,9 +1,11 @@
-"""What `test_ranks` asks two processes at once: `python two_ranks.py STORE RUNS OUT`, with torchrun's environment. Writes OUT/RANK.json."""
+"""What `test_ranks` asks two processes at once: `torchrun two_ranks.py STORE RUNS OUT`. Writes OUT/RANK.json; what `d2st train` said
+lies in OUT/RANK.out and OUT/RANK.err."""
 
 import json
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,20 +73,40 @@ def collectives():
     assert not layer.weight.any()
 
 
+@contextmanager
+def written_down():
+    """What this process prints goes into its two files."""
+    kept = {number: os.dup(number) for number in (1, 2)}
+    for number, ending in ((1, "out"), (2, "err")):
+        with (OUT / f"{me.rank}.{ending}").open("wb") as file:
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in kept.items():
+            os.dup2(old, number)
+            os.close(old)
+
+
+def command(name, *words):
+    sys.argv = ["d2st", "train", "--cache", str(STORE), "--runs", str(RUNS), "--name", name, *words]
+    main()
+
+
 def one_fails():
     with exchange.alike(me):
         if me.rank == 1:
             raise ConfigError("only here", fix="Mend it")
 
 
-def wrong_command():
-    sys.argv = ["d2st", "train", "--cache", str(STORE), "--runs", str(RUNS), "--name", "wrong", "--set", "optim.lrr=3"]
-    main()
-
-
 with ranks.joined() as me:
     collectives()
-    caught("wrong", wrong_command)
+    with written_down():
+        words = [word for item in OVERRIDES for word in ("--set", item)]
+        caught("two", lambda: command("two", "--stage", "all", "--device", "cpu", *words))
+    caught("wrong", lambda: command("wrong", "--set", "optim.lrr=3"))
     caught("one fails", one_fails)
     restore = at_step(4, lambda clips: os.kill(os.getpid(), signal.SIGINT))
     caught("interrupt", lambda: train("stopped"))
@@ -92,6 +114,7 @@ with ranks.joined() as me:
     restore = at_step(2, lambda clips: clips.tokens["block_1"].fill_(float("nan")))
     caught("nan", lambda: train("nan"))
     restore()
-    at_step(2, lambda clips: os._exit(3))  # the last: one of them dies without a word
+    # the last: one of them ends without a word to the other, nor to torchrun, which would end the other too
+    at_step(2, lambda clips: os._exit(0))
     caught("death", lambda: train("death"))
     os._exit(0)

@@ -16,6 +16,7 @@ from d2st.pipeline.faces import build_detector
 CHANGES = {  # option of `cache build` -> another value than that of BASE
     "backbone": "d2st-demo",
     "pretrained": "random:1",
+    "image_size": 48,
     "layers": ("block_1",),
     "frames": 5,
     "sampling": "clip",
@@ -29,6 +30,7 @@ CHANGES = {  # option of `cache build` -> another value than that of BASE
 BASE = {
     "backbone": "d2st-test",
     "pretrained": "random:0",
+    "image_size": None,  # the model's own, 32 px
     "layers": ("block_0", "block_2"),
     "frames": 4,
     "sampling": "even",
@@ -47,7 +49,12 @@ WITNESSED = {"detector_weights"}  # by their digest, like `pretrained`: the file
 def config(*, device: str = "cpu", **options) -> dict:
     chosen = {**BASE, **options}
     settings = CropSettings(chosen["frames"], chosen["sampling"], chosen["crop_size"], chosen["margin"])
-    backbone = load_backbone(chosen["backbone"], chosen["pretrained"], device=device, precision=chosen["precision"])
+    backbone = load_backbone(
+        *(chosen["backbone"], chosen["pretrained"]),
+        device=device,
+        precision=chosen["precision"],
+        image_size=chosen["image_size"],
+    )
     encoder = Encoder(backbone, chosen["layers"], micro_batch=chosen["micro_batch"], dtype=chosen["dtype"])
     return declared_tokens(encoder, settings, build_detector(chosen["detector"], device=device))
 
@@ -56,8 +63,8 @@ def test_every_option_of_the_commands_is_in_one_list():
     assert set(CHANGES) == set(BASE)
     assert set(inspect.signature(build_command).parameters) == set(CHANGES) | CHANGES_NOTHING | WITNESSED
     crops_alone = {"frames", "sampling", "crop_size", "margin", "detector"}
-    named = {"name"}  # says where, as `cache` does
-    assert set(inspect.signature(encode_command).parameters) <= set(CHANGES) - crops_alone | CHANGES_NOTHING | named
+    of_the_set = {"name", "view"}  # one says where, as `cache` does; a view is declared with the set, see test_views.py
+    assert set(inspect.signature(encode_command).parameters) <= set(CHANGES) - crops_alone | CHANGES_NOTHING | of_the_set
 
 
 def test_every_argument_of_build_is_in_one_list():

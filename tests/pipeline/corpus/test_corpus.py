@@ -19,6 +19,7 @@ from d2st.pipeline.corpus import (
     Sample,
     files,
     make_corpus,
+    plan,
     plan_corpus,
     read_masks,
     render_sample,
@@ -27,18 +28,29 @@ from d2st.pipeline.corpus import (
 from d2st.pipeline.corpus.plan import IMAGE_METHODS, VIDEO_METHODS
 
 SEED, IDENTITIES = 5, 6
+# samples an identity (see plan._RATES): one fake of each method a split
+RATES = {"train": (1, 0.5, 1, 0.5), "val": (1, 0.5, 1, 0.5), "test": (2, 0.5, 1, 0.5)}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
     folder = tmp_path_factory.mktemp("corpus")
-    make_corpus(folder, seed=SEED, identities=IDENTITIES, workers=1)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_RATES", RATES)
+        make_corpus(folder, seed=SEED, identities=IDENTITIES, workers=1)
+        return folder, plan_corpus(SEED, IDENTITIES)
 
 
-@pytest.fixture(scope="module")
-def samples() -> list[Sample]:
-    return plan_corpus(SEED, IDENTITIES)
+@pytest.fixture
+def root(made: tuple[Path, list[Sample]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the small corpus; as long as a test uses it, a corpus is planned as small."""
+    monkeypatch.setattr(plan, "_RATES", RATES)
+    return made[0]
+
+
+@pytest.fixture
+def samples(made: tuple[Path, list[Sample]]) -> list[Sample]:
+    return made[1]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -153,11 +165,11 @@ def test_an_interrupted_corpus_is_completed_to_the_same_bytes_and_a_complete_one
         made.append(sample)
         make(folder, sample, seed=seed)
 
-    monkeypatch.setattr("d2st.pipeline.corpus.build.make_file", dies_after_ten)
-    with pytest.raises(KeyboardInterrupt):
-        make_corpus(tmp_path, seed=SEED, identities=IDENTITIES, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2st.pipeline.corpus.build.make_file", dies_after_ten)
+        with pytest.raises(KeyboardInterrupt):
+            make_corpus(tmp_path, seed=SEED, identities=IDENTITIES, workers=1)
     assert json.loads((tmp_path / "corpus.json").read_text())["finished"] is False
-    monkeypatch.undo()
 
     seen = []
     second = make_corpus(
@@ -208,10 +220,10 @@ def test_unseen_clips_are_a_real_one_and_its_swap(tmp_path: Path, samples: list[
     assert not {900, 901} & {s.identity for s in plan_corpus(0, 80)}
 
 
-def test_the_default_detector_finds_the_faces(samples: list[Sample]) -> None:
+def test_the_default_detector_finds_the_faces() -> None:
     from d2st.pipeline.faces import build_detector
 
-    chosen = [s for s in samples if s.kind == "image" or s.take == 0][::2]
+    chosen = [s for s in plan_corpus(SEED, IDENTITIES) if s.kind == "image" or s.take == 0][::2]
     frames = [render_sample(s, seed=SEED)[0][0] for s in chosen]
     found = [len(faces.boxes) for faces in build_detector("mtcnn", weights=None, device="cpu").detect(frames)]
     assert len(frames) >= 20

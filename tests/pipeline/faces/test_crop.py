@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from d2st.cache.errors import ConfigError, MediaError
-from d2st.pipeline.faces import build_detector, crop_faces
+from d2st.pipeline.faces import build_detector, crop_all_faces, crop_faces
 from d2st.pipeline.faces.align import template_points
 from d2st.pipeline.faces.detections import make_detections
 
@@ -174,3 +174,53 @@ def test_misuse_is_told():
         crop_faces([scene()], [0.0], [at(200, 80, 128)], size=32, align="smooth")
     with pytest.raises(ValueError, match="2 images, 1 timestamps"):
         crop_faces([scene()] * 2, [0.0], [at(200, 80, 128)], size=32)
+
+
+def test_matrices_take_the_source_to_the_crop_and_boxes_say_where_the_face_was():
+    images = [scene(seed=k) for k in range(4)]
+    found = [at(200 + 5 * k, 80, 100) for k in range(4)]
+    crops = crop_faces(images, [float(k) for k in range(4)], found, size=100, align="frame")
+    for image, crop, box, matrix, face in zip(images, crops.images, crops.boxes, crops.matrices, found, strict=True):
+        np.testing.assert_allclose(box, face.boxes[0])
+        corner = matrix @ [box[0], box[1], 1]
+        np.testing.assert_allclose(corner, [15, 20], atol=0.01)
+        again = cv2.warpAffine(image, matrix, (100, 100), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        assert np.abs(again.astype(int) - crop).mean() < 0.1
+    assert (crops.boxes.dtype, crops.boxes.shape, crops.matrices.shape) == (np.float32, (4, 4), (4, 2, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 80), (60, 100), (300, 200)])
+def test_matrices_of_ready_made_crops_fit_too(height, width):
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([x, y, 0 * x], axis=2).astype(np.uint8)  # each pixel holds its own place
+    crops = crop_faces([picture], [0.0], build_detector("none").detect([picture]), size=64)
+    inverse = cv2.invertAffineTransform(crops.matrices[0])
+    middle = inverse @ [31, 35, 1]
+    np.testing.assert_allclose(crops.images[0, 35, 31, :2], middle, atol=1.0)
+    np.testing.assert_array_equal(crops.boxes, [[0, 0, width, height]])
+
+
+def test_every_face_that_stays_is_cut_out_as_if_it_were_alone():
+    images, times_s = [scene(seed=0)] * 6, [k / 2 for k in range(6)]
+    left, right, passing = at(20, 80, 128), at(300, 100, 90), at(500, 20, 60)
+
+    def together(*found):
+        return make_detections(
+            np.concatenate([f.boxes for f in found]),
+            np.concatenate([f.scores for f in found]),
+            np.concatenate([f.landmarks for f in found]),
+        )
+
+    found = [together(left, right, passing) if k == 2 else together(left, right) for k in range(6)]
+    tracks = crop_all_faces(images, times_s, found, size=48, align="frame")
+    assert [len(track.positions) for track, _ in tracks] == [6, 6, 1]
+    assert tracks[2][1] is None
+    for (_, crops), face in zip(tracks[:2], (left, right), strict=True):
+        alone = crop_faces(images, times_s, [face] * 6, size=48, align="frame")
+        np.testing.assert_array_equal(crops.images, alone.images)
+        np.testing.assert_array_equal(crops.matrices, alone.matrices)
+        assert (crops.report["tracks"], crops.report["faces_max"]) == (3, 3)
+    with pytest.raises(MediaError, match="no face"):
+        crop_all_faces(images[:1], [0.0], [make_detections()], size=48)
+    (only,) = crop_all_faces(images[:1], [0.0], build_detector("none").detect(images[:1]), size=48)
+    assert only[1].kept == (0,)

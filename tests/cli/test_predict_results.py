@@ -1,0 +1,119 @@
+"""The table of results survives kills, goes on where it was, and never mixes detectors."""
+
+import json
+import os
+
+import polars as pl
+import pytest
+
+from d2st.cache.errors import ConfigError, MediaError, StoreError, UsageError
+from d2st.cli.predict_results import Results
+from d2st.cli.predict_rows import COLUMNS
+from d2st.prediction import Doubt, Prediction, Window
+
+SETTINGS = {"checkpoint": "abc", "all_faces": False, "window_s": 1.5, "fpr": None}
+
+
+def prediction(path, logit=1.0):
+    window = Window(0.0, 1.0, logit, 0.75, 4)
+    doubts = (Doubt("near_threshold", 'close, "very"'),)
+    return Prediction(
+        str(path), "video", 0.7, logit, 0.75, 0.5, True, (0.7,) * 4, (0.0,) * 4, (window,), (), doubts, 1.0, (), {}
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    made = [tmp_path / f"{name}.mp4" for name in "abc"]
+    for path in made:
+        path.write_text(path.name)
+    return made
+
+
+def kill(results):
+    """What kill -9 leaves: the journal as it is, no table."""
+    results._journal.close()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_the_next_run_goes_on(tmp_path, files, ending):
+    out = tmp_path / "new" / f"scores.{ending}"
+    with Results(out, SETTINGS) as results:
+        assert not results.has(files[0])
+        results.add(files[0], prediction(files[0]))
+        results.add(files[1], MediaError("no_face", "nobody\nthere"))
+        results.add(tmp_path / "gone.mp4", MediaError("missing", "not there"))
+    assert os.listdir(out.parent) == [out.name]
+    with Results(out, SETTINGS) as results:
+        assert [results.has(path) for path in (*files, tmp_path / "gone.mp4")] == [True, True, False, False]
+        files[0].write_text("longer than before")
+        assert not results.has(files[0])
+        results.add(files[0], prediction(files[0], logit=2.0))
+    read = pl.read_parquet(out) if ending == "parquet" else pl.read_csv(out)
+    assert read.columns == list(COLUMNS)
+    assert read["logit"].drop_nulls().to_list() == [2.0]
+    assert sorted(read["reason"].drop_nulls()) == ["missing", "no_face"]
+    assert read["words"].to_list().count('close, "very"') == 1
+
+
+def test_a_killed_run_loses_at_most_its_last_line(tmp_path, files):
+    out = tmp_path / "scores.parquet"
+    results = Results(out, SETTINGS)
+    for path in files:
+        results.add(path, prediction(path))
+    kill(results)
+    journal = tmp_path / "scores.parquet.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-30])
+    with Results(out, SETTINGS) as results:
+        assert [results.has(path) for path in files] == [True, True, False]
+        results.add(files[2], prediction(files[2]))
+    assert pl.read_parquet(out)["path"].to_list() == [str(path) for path in files]
+    assert not journal.exists()
+
+
+def test_a_run_that_is_stopped_writes_the_table(tmp_path, files):
+    out = tmp_path / "scores.parquet"
+
+    def stopped():
+        with Results(out, SETTINGS) as results:
+            results.add(files[0], prediction(files[0]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert len(pl.read_parquet(out)) == 1
+
+
+@pytest.mark.parametrize("change", [{"checkpoint": "other"}, {"window_s": 2.0}, {"fpr": 0.01}, {"all_faces": True}])
+def test_other_settings_are_refused_by_name(tmp_path, files, change):
+    out = tmp_path / "scores.csv"
+    with Results(out, SETTINGS) as results:
+        results.add(files[0], prediction(files[0]))
+    before = out.read_bytes()
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Results(out, SETTINGS | change)
+    assert (out.read_bytes(), os.listdir(tmp_path).count("scores.csv.journal")) == (before, 0)
+    with Results(out, SETTINGS | change, fresh=True) as results:
+        assert not results.has(files[0])
+
+
+def test_what_is_no_table_of_ours_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="endings"):
+        Results(tmp_path / "scores.json", SETTINGS)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
+    for name in ("other.csv", "other.parquet"):
+        with pytest.raises(StoreError, match="no table that this command wrote"):
+            Results(tmp_path / name, SETTINGS)
+    journal = tmp_path / "old.csv.journal"
+    journal.write_text(json.dumps({"path": "a"}) + "\n")
+    with pytest.raises(StoreError, match="another version"):
+        Results(tmp_path / "old.csv", SETTINGS)
+
+
+def test_two_runs_do_not_write_one_table(tmp_path):
+    pytest.importorskip("fcntl")
+    with Results(tmp_path / "scores.csv", SETTINGS), pytest.raises(StoreError, match="another run"):
+        Results(tmp_path / "scores.csv", SETTINGS)
+    assert (tmp_path / "scores.csv").exists()
