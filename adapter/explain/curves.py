@@ -22,6 +22,7 @@ Score = Callable[[np.ndarray], np.ndarray]  # clips (B,T,S,S,3) uint8 -> logits 
 STEPS = 8
 BLUR_RATIO = 0.1  # of the crop's side: deviation of the Gaussian
 CLIPS_AT_ONCE = 8
+EDGE = 4  # cells: four deviations of the smoothing of random maps
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,13 @@ def blurred(crops: np.ndarray) -> np.ndarray:
 
 
 def random_map(shape: tuple[int, int, int], *, seed: int) -> np.ndarray:
-    """A map (T,H,W) that knows nothing: noise, as smooth as maps are, since scattered cells would be a weaker opponent."""
+    """A map (T,H,W) that knows nothing: noise, as smooth as maps are, since scattered cells would be a weaker opponent.
+
+    Its edges meet, so that its highest point is everywhere alike; else it would mostly lie at the edge, away from the face.
+    """
     noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in noise])
+    around = np.pad(noise, ((0, 0), (EDGE, EDGE), (EDGE, EDGE)), mode="wrap")
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in around])[:, EDGE:-EDGE, EDGE:-EDGE]
 
 
 def _rank(importance: np.ndarray, side: int) -> np.ndarray:

@@ -60,6 +60,12 @@ def test_blur_keeps_the_brightness_and_takes_the_detail():
     assert soft.std() < noise.std() / 2
 
 
+def test_random_maps_point_everywhere_alike():
+    peaks = np.array([np.unravel_index(random_map((1, 8, 8), seed=seed).argmax(), (8, 8)) for seed in range(800)])
+    at_edge = ((peaks == 0) | (peaks == 7)).any(axis=1).mean()
+    assert at_edge == pytest.approx(28 / 64, abs=0.1)
+
+
 def test_pointing_counts_the_highest_point_and_the_energy_inside(truth):
     masks = np.zeros((2, SIDE, SIDE), np.float32)
     masks[PLACE] = 1
