@@ -5,8 +5,10 @@
 Three questions, on a store of ViT-B/16 maps (14x14x768, float16, 12 frames a clip) that is made here:
 
     slow      small adapters, and a disk that gives --mb-per-s to all threads together, as a network disk does. By the clock.
-    cold      the same on this machine's own disk, whose pages the kernel is told to forget before every epoch. By the clock.
-    compute   d2st base from warm memory. On the CPU by processor time of one thread, on CUDA by the clock.
+    cold      the same on this machine's own disk, whose pages the kernel is told to forget before every epoch. By the clock; its limit is
+              that of computing, for whether reading dominates is up to the disk.
+    compute   d2st base from warm memory. On the CPU by processor time of one thread, on CUDA by the clock. Both ways take turns, twice,
+              and the better time of each counts.
 
 On CUDA also: all trials together against one trial alone. Prints a row each with the ratio, the limit that issue 7 set, and the largest
 difference of any epoch's training and validation loss between the two ways; exits with 1 if a limit or a tolerance is passed.
@@ -14,6 +16,7 @@ difference of any epoch's training and validation loss between the two ways; exi
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -73,10 +76,10 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     print(f"{options.device}, torch {torch.__version__}, {options.clips} clips, {options.epochs} epochs")
     with throttled(options.mb_per_s):
         bench.row(f"slow: {options.mb_per_s:.0f} MB/s", small, clock=time.perf_counter, limit=0.35)
-    bench.row("cold", small, clock=time.perf_counter, limit=0.35, forget=True)
-    bench.row("compute: d2st base", heavy, clock=clock, limit=1.0)
+    bench.row("cold", small, clock=time.perf_counter, limit=1.0, forget=True)
+    bench.row("compute: d2st base", heavy, clock=clock, limit=1.0, rounds=2)
     if cuda:
-        bench.row("compute, against one", heavy, clock=clock, limit=3.0, against=1)
+        bench.row("compute, against one", heavy, clock=clock, limit=3.0, against=1, rounds=2)
     return int(bench.failed)
 
 
@@ -98,16 +101,19 @@ class Bench:
         limit: float,
         forget: bool = False,
         against: int | None = None,
+        rounds: int = 1,
     ) -> None:
         """Measure and print one row; `against`: how many trials are trained alone, all by default."""
         before = lambda: self._forget() if forget else None  # noqa: E731
-        took, work = {}, {}
-        for way, trials in ((self.alone, sets[:against]), (self.together, sets)):
-            began, worked = clock(), time.process_time()
-            way(name, trials, before_epoch=before)
-            took[way.__name__] = clock() - began
-            work[way.__name__] = time.process_time() - worked
-        ratio, differ = took["together"] / took["alone"], self._difference(name, len(sets[:against]))
+        took: dict[str, float] = {}
+        work: dict[str, float] = {}
+        for number in range(rounds):
+            for way, trials in ((self.alone, sets[:against]), (self.together, sets)):
+                began, worked = clock(), time.process_time()
+                way(f"{name} {number}", trials, before_epoch=before)
+                took[way.__name__] = min(clock() - began, took.get(way.__name__, math.inf))
+                work[way.__name__] = min(time.process_time() - worked, work.get(way.__name__, math.inf))
+        ratio, differ = took["together"] / took["alone"], self._difference(f"{name} 0", len(sets[:against]))
         wrong = ratio > limit or differ > TOLERANCE
         self.failed |= wrong
         print(
