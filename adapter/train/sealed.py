@@ -36,10 +36,10 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
 
 
 def read_sealed_meta(path: Path) -> dict[str, Any]:
-    """The JSON of a file, from the header alone. A file from before there were digests is read on trust.
+    """The JSON of a file, from the header alone.
 
     Raises:
-        RunError: it is a pickle or another kind of file, damaged, or its JSON was changed.
+        RunError: it is a pickle or another kind of file, damaged, or its JSON was changed; or it has no digests.
     """
     return _header(path)[0]
 
@@ -56,8 +56,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    if digests is not None:
-        _check_tensors(path, tensors, {name: value for name, value in digests.items() if name != HEADER})
+    _check_tensors(path, tensors, {name: value for name, value in digests.items() if name != HEADER})
     if broken := [n for n, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]:
         raise RunError(
             f"{path} holds NaN or infinity in {_some(broken)}",
@@ -66,7 +65,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, meta
 
 
-def _header(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """JSON and digests, the JSON checked by its own."""
     _refuse_pickle(path)
     try:
@@ -76,9 +75,14 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise _unreadable(path, error) from error
     digests = meta.pop(DIGESTS, None) if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or not isinstance(digests, dict | None):
+    if not isinstance(meta, dict):
         raise _unreadable(path, "its header is not what d2st writes")
-    if digests is not None and digests.get(HEADER) != _json_digest(meta):
+    if not isinstance(digests, dict):
+        raise RunError(
+            f"{path} has no digests: an older d2st wrote it, or it was changed",
+            fix="Train again, or use the d2st that wrote it",
+        )
+    if digests.get(HEADER) != _json_digest(meta):
         raise RunError(f"{path} was changed after it was written: its description does not match its digest", fix=_AGAIN)
     return meta, digests
 
