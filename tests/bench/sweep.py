@@ -10,7 +10,7 @@ Three questions, on a store of ViT-B/16 maps (14x14x768, float16, 12 frames a cl
     compute   d2st base from warm memory. On the CPU by processor time of one thread, on CUDA by the clock. Both ways take turns, twice,
               and the better time of each counts.
 
-On CUDA also: all trials together against one trial alone. Prints a row each with the ratio, the limit that issue 7 set, and the largest
+On CUDA also: all trials together against one trial alone. Prints a row each with the ratio, the limit aimed at, and the largest
 difference of any epoch's training and validation loss between the two ways; exits with 1 if a limit or a tolerance is passed.
 """
 
