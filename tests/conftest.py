@@ -1,7 +1,10 @@
 """What every test shares."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
-import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
@@ -10,12 +13,29 @@ settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One process a core, four at most; none beside this one for single files, which are done before others could have started."""
+    named = [Path(name.partition("::")[0]) for name in config.option.file_or_dir]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores) if cores > 1 and all(path.is_dir() for path in named) else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Networks and matrices this small gain nothing from threads, which on a busy machine wait for each other a hundred times as long."""
+    import torch  # here, because the process that hands out the tests needs none
+
     torch.set_num_threads(1)
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """A shell's job in the background ignores SIGINT: tests that press Ctrl-C would wait for ever."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A small media folder of ready-made crops, so that builds take a second: detector "none", the smallest backbone."""
+"""A small media folder of ready-made crops, so that builds take a quarter of a second: detector "none", the smallest backbone, and files
+decoded without processes."""
 
 import importlib.util
 import sys
@@ -9,10 +10,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from d2st.pipeline.build import crops
 from d2st.pipeline.build.crop import CropSettings
 from d2st.pipeline.clip import Encoder, load_backbone
 from d2st.pipeline.faces import build_detector
 from d2st.pipeline.manifest import SCHEMA, sample_id
+from d2st.pipeline.media import DecodePool
 from d2st.pipeline.media.encode import write_h264
 
 
@@ -83,14 +86,32 @@ def encoder():
     return Encoder(load_backbone("d2st-test", "random:0", device="cpu"), ("block_0", "block_2"), micro_batch=8)
 
 
+def _beside(name: str):
+    """A module of this folder."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def decoded_here():
+    """Builds decode in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crops, "DecodePool", _beside("decode_here").DecodeHere)
+        yield
+
+
+@pytest.fixture
+def decoding_processes(monkeypatch):
+    """Builds of this test decode as they do for users."""
+    monkeypatch.setattr(crops, "DecodePool", DecodePool)
+
+
 @pytest.fixture(scope="session")
 def harness():
     """The module kill_harness: jobs in processes that can be killed at any file operation."""
-    path = Path(__file__).with_name("kill_harness.py")
-    spec = importlib.util.spec_from_file_location("kill_harness", path)
-    module = sys.modules["kill_harness"] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return _beside("kill_harness")
 
 
 @pytest.fixture(scope="session")

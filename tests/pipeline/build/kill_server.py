@@ -6,6 +6,7 @@ decoded in the job's own process, since the decoding children of a real build ne
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import io
 import json
@@ -16,11 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from decode_here import DecodeHere
 from kill_watch import Watch
 
 SHARD_FRAMES = 4
@@ -33,8 +34,10 @@ IMPORTED = (
     "d2st.cli.cache.options",
     "d2st.pipeline.build.report",
     "d2st.pipeline.manifest",
+    "av.subtitles.stream",
     "decord",
-    "PIL.PngImagePlugin",
+    "numpy.ma",
+    "polars._utils.parquet",
     "zarr.codecs",
     "zarr.storage",
     "d2st.cache.gc",
@@ -42,7 +45,8 @@ IMPORTED = (
     "d2st.pipeline.build.crops",
     "d2st.pipeline.build.reencode",
     "d2st.pipeline.build.repair",
-    "d2st.pipeline.media.read",
+    "d2st.pipeline.build.run",
+    "d2st.pipeline.faces.none",
 )
 TIMEOUT_S = 60.0
 
@@ -53,47 +57,25 @@ def prepare() -> None:
     """Import everything that a job needs, and run nothing that starts a thread."""
     for name in IMPORTED:
         importlib.import_module(name)
+    import PIL.Image
     import torch
 
     from d2st.pipeline.clip import load_backbone
 
+    PIL.Image.init()  # its formats, which the first picture would load
     torch.set_num_threads(1)
     for name, module in list(sys.modules.items()):
         if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
             module.SHARD_FRAMES = SHARD_FRAMES
     sys.modules["d2st.pipeline.build.work"].POLL_S = 0.05
-    sys.modules["d2st.pipeline.build.crops"].DecodePool = _DecodeHere
+    sys.modules["d2st.pipeline.build.crops"].DecodePool = DecodeHere
     _backbones.append(load_backbone("d2st-test", "random:0", device="cpu"))
     _encoder("float16").encode(np.zeros((8, 32, 32, 3), np.uint8))  # its first call is slow
     names = {Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")}
     # the allocator and the spill cleaner of polars sleep, and are not missed after a fork
     assert all(name.startswith(("python", "jemalloc", "polars-ooc")) for name in names), f"{names}: forking is not safe"
-
-
-class _DecodeHere:
-    """In place of `DecodePool`."""
-
-    def __init__(self, workers: int) -> None:
-        self.busy_s = 0.0
-        self._thread = ThreadPoolExecutor(workers)
-
-    def __enter__(self) -> "_DecodeHere":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def submit(self, job: Any) -> Future:
-        return self._thread.submit(self._read, job)
-
-    def _read(self, job: Any) -> Any:
-        from d2st.cache.errors import MediaError
-        from d2st.pipeline.media.read import read_media
-
-        try:
-            return read_media(job.path, job.kind, frames=job.frames, sampling=job.sampling)
-        except MediaError as error:
-            return error
+    gc.collect()
+    gc.freeze()  # else a child's collections would copy the pages of all that was imported
 
 
 def _encoder(dtype: str) -> Any:

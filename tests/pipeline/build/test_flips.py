@@ -46,6 +46,7 @@ def world(tmp_path_factory, make_media, server, harness):
     store = folder / "s"
     built = run(store, "build", str(folder / "m.parquet"), "--cache", str(store), *OPTIONS)
     assert built["code"] == 0, built
+    assert run(store, "verify", str(store), "--deep")["code"] == 0
     return store, harness.files_of(store), folder / "m.parquet", root, run
 
 
@@ -69,11 +70,9 @@ def test_a_flipped_bit_is_found_and_mended(world, harness, tmp_path, kind):
     data[at] ^= 1 << at % 8
     path.write_bytes(data)
 
-    quick, deep = (json.loads(run(store, "verify", str(store), *more, "--json")["out"]) for more in ([], ["--deep"]))
-    assert (run(store, "verify", str(store))["code"], run(store, "verify", str(store), "--deep")["code"]) == (
-        int("/c/" not in FILES[kind]),
-        1,
-    ), "flips in frames are for --deep"
+    seen = [run(store, "verify", str(store), *more, "--json") for more in ([], ["--deep"])]
+    assert [result["code"] for result in seen] == [int("/c/" not in FILES[kind]), 1], "flips in frames are for --deep"
+    quick, deep = (json.loads(result["out"]) for result in seen)
     assert [damage["file"] for damage in deep["damages"]] == [FILES[kind]]
     assert quick["damages"] == ([] if "/c/" in FILES[kind] else deep["damages"])
     rows = in_shard_1(whole)
@@ -81,9 +80,11 @@ def test_a_flipped_bit_is_found_and_mended(world, harness, tmp_path, kind):
         frame = at // ((len(data) - 4 * 16 - 4) // rows["frames"].sum())
         owner = next(s for s, begin, n in rows.select("sample_id", "start", "frames").rows() if begin <= 4 + frame < begin + n)
         assert deep["samples"] == [owner]
-        shown = run(store, "verify", str(store), "--deep")["out"]
-        assert owner in shown
-        assert "d2st cache repair" in shown
+        if kind == "maps":
+            shown = run(store, "verify", str(store), "--deep")
+            assert shown["code"] == 1
+            assert owner in shown["out"]
+            assert "d2st cache repair" in shown["out"]
     elif "ledger" in kind or kind == "statistics":
         assert deep["samples"] == sorted(rows["sample_id"])
 
@@ -94,9 +95,9 @@ def test_a_flipped_bit_is_found_and_mended(world, harness, tmp_path, kind):
         mended = run(store, "repair", str(store), "--root", str(root))
         assert mended["code"] == 0, mended
         assert "whole again" in mended["out"]
-    assert run(store, "verify", str(store), "--deep")["code"] == 0
     found = harness.files_of(store)
     if kind == "level":  # where its weights were is noted nowhere else: kept if the flip leaves it legible
+        assert run(store, "verify", str(store), "--deep")["code"] == 0
         declared, before = (json.loads(content[FILES[kind]])["attributes"]["d2st"] for content in (found, files))
         assert declared["config"] == before["config"]
         found[FILES[kind]] = files[FILES[kind]]

@@ -16,10 +16,10 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory, make_media):
-    """A manifest of 12 shards beside its media."""
+    """A manifest of 7 shards beside its media."""
     folder = tmp_path_factory.mktemp("full")
     (folder / "media").mkdir()
-    write_manifest(make_media(folder / "media", videos=1, images=42), folder / "m.parquet", root=folder / "media")
+    write_manifest(make_media(folder / "media", videos=1, images=26), folder / "m.parquet", root=folder / "media")
     return folder / "m.parquet"
 
 
@@ -71,7 +71,7 @@ def test_files_that_may_not_grow(run, whole, harness, tmp_path, file_bytes, full
     assert harness.files_of(store) == whole
 
 
-@pytest.mark.parametrize("room_kb", [24, 150, 300])
+@pytest.mark.parametrize("room_kb", [24, 120])
 def test_a_full_disk(run, whole, harness, tmp_path, room_kb):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -116,9 +116,7 @@ def test_a_folder_that_can_only_be_read(run, whole, harness, tmp_path):
     refused(run(Path("/proc/d2st/s")), "can't write", "/proc/d2st")
 
 
-@pytest.mark.parametrize(
-    "at", [r"^fsync crops/staging/frames", r"^link tokens/ledger", r"^link claims/g0", r"^mkdir tokens/staging$"]
-)
+@pytest.mark.parametrize("at", [r"^fsync crops/staging/frames", r"^link tokens/ledger", r"^link claims/g0"])
 def test_a_store_that_is_deleted_during_the_build(server, run, whole, harness, manifest, tmp_path, at):
     store = tmp_path / "s"
     arguments = ["cache", "build", str(manifest), "--cache", str(store), *OPTIONS]

@@ -37,11 +37,29 @@ def array(store: Path, layer: str, kind: str, *, tokens: str = "main") -> np.nda
     return values
 
 
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    for name, module in list(sys.modules.items()):
-        if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-            monkeypatch.setattr(module, "SHARD_FRAMES", 8)
+@pytest.fixture(autouse=True, scope="module")
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
+                patch.setattr(module, "SHARD_FRAMES", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, media, detector, settings, small_shards):
+    """A store with blocks 0 and 2, to be read alone; its media are gone."""
+    folder = tmp_path_factory.mktemp("built")
+    root = shutil.copytree(media[0], folder / "media")
+    build(media[1], folder / "s", root=root, detector=detector, settings=settings, encoder=make_encoder(), workers=1)
+    shutil.rmtree(root)
+    return folder / "s"
+
+
+@pytest.fixture
+def store(built, tmp_path):
+    """A copy of that store."""
+    return Path(shutil.copytree(built, tmp_path / "s"))
 
 
 @pytest.fixture
@@ -78,8 +96,7 @@ def test_added_layers_are_those_of_a_build_with_all_of_them(run, dtype):
         np.testing.assert_array_equal(left.tokens.stats[name][1], std)
 
 
-def test_another_set_lies_beside_the_first(run):
-    store = run("s", make_encoder())
+def test_another_set_lies_beside_the_first(run, store):
     before = tree(store)
     encode_set(store, "other", make_encoder("1", seed=1))
     after = tree(store)
@@ -95,11 +112,9 @@ def test_another_set_lies_beside_the_first(run):
     assert Store.open(store).tokens.layers == ("block_0", "block_2")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_stopped_on_the_way_it_goes_on_to_the_same_bytes(run, monkeypatch, dtype):
-    store = run("s", make_encoder())
+def test_stopped_on_the_way_it_goes_on_to_the_same_bytes(store, monkeypatch):
     shutil.copytree(store, store.with_name("whole"))
-    encode_set(store.with_name("whole"), "x", make_encoder(dtype=dtype))
+    encode_set(store.with_name("whole"), "x", make_encoder(dtype="int8"))
     commit, seen = StagedShard.commit, []
 
     def killed(self, *args, **more):
@@ -111,14 +126,13 @@ def test_stopped_on_the_way_it_goes_on_to_the_same_bytes(run, monkeypatch, dtype
     with monkeypatch.context() as patch:
         patch.setattr(StagedShard, "commit", killed)
         with pytest.raises(KeyboardInterrupt):
-            encode_set(store, "x", make_encoder(dtype=dtype))
-    encode_set(store, "x", make_encoder(dtype=dtype), part=(1, 2))
-    encode_set(store, "x", make_encoder(dtype=dtype))
+            encode_set(store, "x", make_encoder(dtype="int8"))
+    encode_set(store, "x", make_encoder(dtype="int8"), part=(1, 2))
+    encode_set(store, "x", make_encoder(dtype="int8"))
     assert tree(store) == tree(store.with_name("whole"))
 
 
-def test_what_makes_no_sense_is_refused(run, tmp_path):
-    store = run("s", make_encoder())
+def test_what_makes_no_sense_is_refused(store, tmp_path):
     with pytest.raises(ConfigError, match="block_2 already"):
         add_layers(store, "1,2", device="cpu")
     with pytest.raises(ConfigError, match="no block"):

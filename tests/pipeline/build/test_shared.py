@@ -1,7 +1,6 @@
 """Several builders, faults in any stage, and machines of another size: the bytes are always those of one undisturbed build."""
 
 import _thread
-import subprocess
 import sys
 import threading
 import time
@@ -72,7 +71,7 @@ def unbroken(tmp_path_factory, media, detector, encoder, settings):
     return tree(store)
 
 
-def test_other_numbers_of_processes_and_threads_give_the_same_bytes(tmp_path, run, unbroken, monkeypatch):
+def test_other_numbers_of_processes_and_threads_give_the_same_bytes(tmp_path, run, decoding_processes, unbroken, monkeypatch):
     monkeypatch.setattr(run_module, "crop_threads", lambda device: 3)
     run(tmp_path / "s", workers=3)
     assert tree(tmp_path / "s") == unbroken
@@ -100,44 +99,6 @@ def test_builders_at_once_share_the_shards(tmp_path, run, unbroken):
     shards = reports[0].planned_shards
     assert sum(report.built_crops for report in reports) == sum(report.built_tokens for report in reports) == shards
     assert all((report.shards, report.samples) == (shards, 12) for report in reports), "each waits for the whole store"
-
-
-def test_the_work_of_a_killed_builder_is_taken_over(tmp_path, media, run, unbroken):
-    root, manifest = media
-    manifest.write_parquet(tmp_path / "m.parquet")
-    script = f"""
-import os, signal, sys
-import polars as pl
-from pathlib import Path
-import d2st.cache.arrays
-d2st.cache.arrays.SHARD_FRAMES = 8
-from d2st.pipeline.build.crop import CropSettings
-from d2st.pipeline.build.run import build
-from d2st.pipeline.clip import Encoder, load_backbone
-from d2st.pipeline.faces import build_detector
-def hang(phase, done, total):
-    if phase == "tokens" and done > 7:
-        print("here", flush=True)
-        signal.pause()
-if __name__ == "__main__":
-    encoder = Encoder(load_backbone("d2st-test", "random:0", device="cpu"), ("block_0", "block_2"), micro_batch=8)
-    build(pl.read_parquet({str(tmp_path / "m.parquet")!r}), Path({str(tmp_path / "s")!r}), root=Path({str(root)!r}),
-          detector=build_detector("none", weights=None, device="cpu"), settings=CropSettings(4, "even", 32), encoder=encoder,
-          workers=1, on_progress=hang)
-"""
-    (tmp_path / "script.py").write_text(script)
-    other = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "here\n"
-    report = run(tmp_path / "s", part=(1, 1))
-    assert report.shards < report.planned_shards, "it holds some, and we were told not to wait"
-    timer = threading.Timer(0.5, other.kill)
-    timer.start()
-    report = run(tmp_path / "s")
-    timer.join()
-    other.wait()
-    other.stdout.close()
-    assert report.shards == report.planned_shards
-    assert tree(tmp_path / "s") == unbroken
 
 
 def test_a_static_split_makes_its_part_and_waits_for_nobody(tmp_path, run, unbroken):
@@ -201,7 +162,9 @@ class Broken:
         return build_detector("none").detect(images)
 
 
-def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(tmp_path, run, unbroken, monkeypatch, leftovers):
+def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(
+    tmp_path, run, unbroken, monkeypatch, leftovers, decoding_processes
+):
     store = tmp_path / "s"
     with pytest.raises(ValueError, match="the detector broke"):
         run(store, detector=Broken())
@@ -238,7 +201,7 @@ def test_a_fault_in_any_stage_surfaces_as_itself_and_leaves_nothing_running(tmp_
     assert tree(store) == unbroken
 
 
-def test_ctrl_c_stops_it_and_the_next_build_goes_on(tmp_path, run, unbroken, leftovers):
+def test_ctrl_c_stops_it_and_the_next_build_goes_on(tmp_path, run, unbroken, leftovers, decoding_processes):
     def press(phase, done, total):
         if phase == "tokens" and done > 7:
             _thread.interrupt_main()
@@ -258,20 +221,16 @@ def test_a_build_does_not_start_beside_a_gc(tmp_path, run):
         run(tmp_path / "s")
 
 
-def test_what_the_stages_took_is_reported(tmp_path, run):
-    report = run(tmp_path / "s")
+def test_progress_reaches_its_totals_and_what_the_stages_took_is_reported(tmp_path, run, decoding_processes):
+    calls = []
+    report = run(tmp_path / "s", on_progress=lambda *call: calls.append(call))
+    last = {phase: (done, total) for phase, done, total in calls}
+    assert last == {"crops": (12, 12), "tokens": (28, 28)}
+    assert [done for phase, done, _ in calls if phase == "crops"] == list(range(13))
     assert [use.stage for use in report.stages] == ["decode", "crop", "encode", "write"]
     assert all(0 <= use.busy <= 1 and use.alone_per_s > 0 for use in report.stages)
     assert report.advice
     assert run(tmp_path / "s").stages == []
-
-
-def test_progress_reaches_its_totals(tmp_path, run):
-    calls = []
-    run(tmp_path / "s", on_progress=lambda *call: calls.append(call))
-    last = {phase: (done, total) for phase, done, total in calls}
-    assert last == {"crops": (12, 12), "tokens": (28, 28)}
-    assert [done for phase, done, _ in calls if phase == "crops"] == list(range(13))
 
 
 def test_no_more_is_under_way_than_the_pipes_may_hold(tmp_path, run, monkeypatch):
