@@ -1,7 +1,8 @@
 """What was measured of each kind of network: whether its trials are faster as a stack or one by one, and how many fit.
 
 The decision that shaped it: nothing is taken for granted. A kind takes its first passes in turns, one by one and stacked, all of them real
-ones whose gradients are used, and keeps to what was faster on this device. Memory is measured in the very first.
+ones whose gradients are used, and keeps to what was faster on this device; doubt goes against the stack. Memory is measured in the very
+first.
 """
 
 import time
@@ -15,6 +16,7 @@ from d2st.adapter.sweep.memory import Peak, free_bytes
 __all__ = ["Choices"]
 
 PROBES = ("alone", "stacked") * 2  # the first of each only warms up
+WORTH = 0.95  # of the time one by one: what stacking has to stay below, lest noise decide
 MEMORY_SHARE = 0.6  # of what is free, for what one stack takes at its peak
 
 
@@ -31,13 +33,16 @@ class Choices:
         """How the next pass of a kind is to be computed: "alone" or "stacked"."""
         if kind in self._refused:
             return "alone"
-        rates = self._of(kind)
-        done = sum(map(len, rates.values()))
-        return PROBES[done] if done < len(PROBES) else min(rates, key=lambda mode: min(rates[mode][1:]))
+        if not self.settled(kind):
+            return PROBES[self._done(kind)]
+        return "stacked" if self._ratio(kind) < WORTH else "alone"
 
     def settled(self, kind: Hashable) -> bool:
         """Whether the next pass is no longer a trial of speed."""
-        return kind in self._refused or sum(map(len, self._of(kind).values())) >= len(PROBES)
+        if kind in self._refused or self._done(kind) == len(PROBES):
+            return True
+        # on a CPU warming up is little of a pass, and a stack that is slower there stays so
+        return self._device.type == "cpu" and self._done(kind) == 2 and self._ratio(kind) > 1
 
     def most(self, kind: Hashable) -> int | None:
         """How many may be stacked; None when it was not measured yet."""
@@ -77,8 +82,16 @@ class Choices:
         """What was found, in words; nothing of a kind that can't be stacked."""
         if kind in self._refused:
             return ""
-        rates = {mode: min(values[1:]) for mode, values in self._of(kind).items()}
-        return f"{self.mode(kind)} is faster: stacked takes {rates['stacked'] / rates['alone']:.2f} of the time one by one"
+        ratio = f"{self._ratio(kind):.2f} of the time"
+        return f"stacked, in {ratio} one by one" if self.mode(kind) == "stacked" else f"one by one: stacking takes {ratio}"
+
+    def _done(self, kind: Hashable) -> int:
+        return sum(map(len, self._of(kind).values()))
+
+    def _ratio(self, kind: Hashable) -> float:
+        """Time of a stacked pass over that of the same one by one, warm ones where there are any."""
+        alone, stacked = (min(values[1:] or values) for values in (self._of(kind)[mode] for mode in ("alone", "stacked")))
+        return stacked / alone
 
     def _of(self, kind: Hashable) -> dict[str, list[float]]:
         return self._rates.setdefault(kind, {"alone": [], "stacked": []})

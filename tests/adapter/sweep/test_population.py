@@ -176,7 +176,7 @@ def test_networks_that_can_not_be_stacked_go_one_by_one_and_it_is_said(run, make
 def test_what_is_faster_is_measured_and_said(run, make_trials, tmp_path):
     trials = make_trials(tmp_path, [[SMALL, f"optim.lr={1e-3 * (i + 1)}", "optim.batch_size=1"] for i in range(2)])
     _, events = run(trials)
-    said = [event["message"] for event in events if "is faster" in event.get("message", "")]
+    said = [event["message"] for event in events if "of the time" in event.get("message", "")]
     assert len(said) == 1
     assert said[0] in (trials[0].folder / "log.txt").read_text().replace("with trials", "trials")
 
