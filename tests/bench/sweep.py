@@ -146,7 +146,7 @@ class Bench:
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "lane":
                 before_epoch()
-            if event["event"] == "note" and "faster" in event["message"]:
+            if event["event"] == "note" and "of the time" in event["message"]:
                 print(f"    {event['message']}", file=sys.stderr)
 
         def on_end(trial: Trial, outcome: object) -> None:
