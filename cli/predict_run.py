@@ -51,9 +51,10 @@ def score_files(
         options: all_faces, window_s and fpr of `Detector.predict_files`; a table keeps them with its rows.
     """
     from d2st.cli.predict_results import Results
-    from d2st.cli.predict_show import Counts, counted, show_document, show_results, show_table, throughput
+    from d2st.cli.predict_show import Counts, show_document, show_results, show_table, throughput
     from d2st.cli.progress import phases
     from d2st.cli.show import stderr
+    from d2st.pipeline.manifest.notes import counted
 
     counts, clocks = Counts(), {}
     results: list[tuple[Path, Prediction | D2stError]] = []

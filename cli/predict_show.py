@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from d2st.pipeline.build.flow import Clock
     from d2st.prediction import Prediction
 
-__all__ = ["Counts", "counted", "show_document", "show_results", "show_table", "throughput"]
+__all__ = ["Counts", "show_document", "show_results", "show_table", "throughput"]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PROFILE_CELLS = 16
@@ -123,11 +123,6 @@ def _about_threshold(detector: "Detector", kind: str, fpr: float | None) -> str:
     return f"{words}; on validation that is wrong for {wrong}"
 
 
-def counted(number: int, noun: str) -> str:
-    """1 file, 2 files."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _fitting(name: str, width: int) -> str:
     """The end of a path, which tells more than its beginning."""
     return name if len(name) <= width else f"…{name[1 - width :]}"
@@ -163,6 +158,7 @@ def _show_frames(path: Path, found: "Prediction", detector: "Detector") -> None:
 def throughput(counts: Counts, clocks: "Mapping[str, Clock]", seconds: float) -> str:
     """One line: how fast it went, and which share of the work each part had."""
     from d2st.cli.show import human_time
+    from d2st.pipeline.manifest.notes import counted
 
     size = f"{counted(counts.files, 'file')}, {counted(counts.frames, 'frame')}"
     words = f"{size} in {human_time(seconds)}: {counts.files / max(seconds, 1e-9):.2g} files/s"

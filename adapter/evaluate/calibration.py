@@ -24,6 +24,7 @@ __all__ = [
     "fit_temperature",
     "reliability_bins",
     "rescale",
+    "sigmoid",
     "validation_temperature",
 ]
 
@@ -118,7 +119,7 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
 
     def slope(temperature: float) -> float:
         """Of the NLL in 1 / T: the mean of (sigmoid(z / T) - y) z."""
-        return float(np.mean((_sigmoid(z / temperature) - y) * z))
+        return float(np.mean((sigmoid(z / temperature) - y) * z))
 
     low, high = LOWEST, HIGHEST  # the slope in 1 / T falls as T rises
     if slope(low) <= 0:
@@ -147,5 +148,6 @@ def _bin_of(scores: Array) -> npt.NDArray[np.int64]:
     return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], scores)
 
 
-def _sigmoid(logits: Array) -> Array:
+def sigmoid(logits: Array) -> Array:
+    """P from log-odds (...), 0 to 1."""
     return (1 + np.tanh(logits / 2)) / 2  # no overflow at either end

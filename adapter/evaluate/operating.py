@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from d2st.adapter.evaluate.calibration import fit_temperature
+from d2st.adapter.evaluate.calibration import fit_temperature, sigmoid
 from d2st.adapter.evaluate.groups import with_two_kinds
 from d2st.adapter.evaluate.metrics import Array
 from d2st.cache.errors import ConfigError
@@ -110,7 +110,7 @@ class Operating:
 
     def probability(self, kind: str, logit: float) -> float:
         """Calibrated P(fake) = sigmoid(logit / temperature), 0..1."""
-        return float((1 + np.tanh(logit / self.temperature(kind) / 2)) / 2)  # no overflow at either end
+        return float(sigmoid(np.float64(logit / self.temperature(kind))))
 
     def threshold(self, kind: str, fpr: float | None = None) -> Threshold:
         """Where to cut files of `kind`.

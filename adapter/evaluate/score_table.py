@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from d2st.adapter.evaluate.calibration import sigmoid
 from d2st.adapter.nets.detector import Output
 from d2st.cache.errors import RunError
 
@@ -57,15 +58,11 @@ class ScoreTable:
                 f"the detector gave NaN or infinity for {bad.size} of {len(samples)} samples, among them {names}",
                 fix="Its weights are not usable: look at the run's losses, and train again with a lower learning rate",
             )
-        frames = [_sigmoid(np.array(values)).tolist() for values in self._frame_logits]
+        frames = [sigmoid(np.array(values)).tolist() for values in self._frame_logits]
         made = samples.select(CARRIED).with_columns(
             frames=pl.Series([len(values) for values in frames], dtype=pl.Int32),
             logit=pl.Series(logit),
-            score=pl.Series(_sigmoid(logit)),
+            score=pl.Series(sigmoid(logit)),
             frame_scores=pl.Series(frames, dtype=pl.List(pl.Float64)),
         )
         return made.cast(dict(PREDICTIONS))
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return (1 + np.tanh(logit / 2)) / 2  # no overflow at either end

@@ -94,6 +94,26 @@ def _beside(name: str):
     return module
 
 
+@pytest.fixture(scope="session")
+def shrink_shards():
+    """Makes shards hold 8 frames, so that a toy corpus has several; takes what patches."""
+
+    def shrink(patch):
+        for name, module in list(sys.modules.items()):
+            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
+                patch.setattr(module, "SHARD_FRAMES", 8)
+
+    return shrink
+
+
+@pytest.fixture(scope="module")
+def small_shards(shrink_shards):
+    """Shards of 8 frames, in all of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_shards(patch)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def decoded_here():
     """Builds decode in this process."""

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import zlib
 from pathlib import Path
 
@@ -46,15 +45,8 @@ def store(built, tmp_path):
     return Path(shutil.copytree(built[0], tmp_path / "s"))
 
 
-def shrink_shards(patch):
-    """Shards of 8 frames, so that a toy corpus has several."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-            patch.setattr(module, "SHARD_FRAMES", 8)
-
-
 @pytest.fixture
-def small_shards(monkeypatch):
+def small_shards(monkeypatch, shrink_shards):
     shrink_shards(monkeypatch)
 
 
@@ -108,7 +100,7 @@ class Stop(BaseException):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, media, detector, encoder, settings):
+def unbroken(tmp_path_factory, media, detector, encoder, settings, shrink_shards):
     """The bytes of a build with small shards that nothing stopped."""
     store = tmp_path_factory.mktemp("unbroken") / "s"
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,6 @@
 """int8 builds: one calibration for the whole store, whoever makes it and whenever; statistics are those of what is read back."""
 
 import shutil
-import sys
 import threading
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from d2st.pipeline.build import work
 from d2st.pipeline.build.run import build
 from d2st.pipeline.clip import Encoder, load_backbone
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 
 @pytest.fixture(autouse=True, scope="module")
-def small_shards():
+def quick():
+    """Builders look around often."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-                patch.setattr(module, "SHARD_FRAMES", 8)
         patch.setattr(work, "POLL_S", 0.05)
         yield
 

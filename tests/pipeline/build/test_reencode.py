@@ -3,7 +3,6 @@ once.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +36,7 @@ def array(store: Path, layer: str, kind: str, *, tokens: str = "main") -> np.nda
     return values
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_shards():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-                patch.setattr(module, "SHARD_FRAMES", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 @pytest.fixture(scope="module")

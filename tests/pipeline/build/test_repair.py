@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,7 @@ from d2st.pipeline.clip import Encoder, load_backbone
 FORMAT1 = Path(__file__).parents[2] / "cache" / "format1.d2st"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_shards():
-    """Shards of 8 frames, so that a toy corpus has several."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-                patch.setattr(module, "SHARD_FRAMES", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 @pytest.fixture(scope="module")

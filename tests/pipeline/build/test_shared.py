@@ -1,7 +1,6 @@
 """Several builders, faults in any stage, and machines of another size: the bytes are always those of one undisturbed build."""
 
 import _thread
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,13 +18,6 @@ from d2st.pipeline.build import stages, work
 from d2st.pipeline.build.run import build
 from d2st.pipeline.clip import Encoder, load_backbone
 from d2st.pipeline.faces import build_detector
-
-
-def shrink_shards(patch):
-    """Shards of 8 frames, so that a toy corpus has several."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-            patch.setattr(module, "SHARD_FRAMES", 8)
 
 
 def tree(store: Path) -> dict[str, bytes]:
@@ -47,7 +39,7 @@ def leftovers():
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
+def small_shards(monkeypatch, shrink_shards):
     shrink_shards(monkeypatch)
     monkeypatch.setattr(work, "POLL_S", 0.05)
 
@@ -63,7 +55,7 @@ def run(media, detector, encoder, settings):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, media, detector, encoder, settings):
+def unbroken(tmp_path_factory, media, detector, encoder, settings, shrink_shards):
     store = tmp_path_factory.mktemp("unbroken") / "s"
     with pytest.MonkeyPatch.context() as patch:
         shrink_shards(patch)

@@ -1,7 +1,6 @@
 """Views: token sets of mirrored and brighter crops, which can be made again to the byte and mixed with the main set."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,7 @@ from d2st.pipeline.clip import Encoder, load_backbone
 BOTH = View(flip=True, brightness=0.2, name="both")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_shards():
-    """Shards of 8 frames, so that a toy corpus has several."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("d2st.") and hasattr(module, "SHARD_FRAMES"):
-                patch.setattr(module, "SHARD_FRAMES", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 def make_encoder(dtype: str = "float16", layers: tuple[str, ...] = ("block_0", "block_2"), **more) -> Encoder:
