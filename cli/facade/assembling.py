@@ -51,6 +51,7 @@ class _Draft:
     error: D2stError | None = None  # the first clip's
     info: dict[int, dict[str, Any]] = field(default_factory=dict)  # of each track's first clip
     unscored: int = 0
+    at_once: int = 0  # faces in one frame, at most
 
 
 def assemble(
@@ -122,6 +123,7 @@ def _score(
         clip = event.clip
         track = draft.tracks.setdefault(clip.track, _Track(clip.track))
         draft.info.setdefault(clip.track, clip.info)
+        draft.at_once = max(draft.at_once, clip.info["face"]["faces_max"])
         probability = judge.probability(draft.kind, found.logit)
         doubts = _picture_doubts(clip, clip_frames)
         window = Window(event.start_s, event.end_s, found.logit, probability, len(found.frame_logits), None, doubts)
@@ -157,9 +159,8 @@ def _finish(draft: _Draft, end: "FileEnd", *, judge: "Judge") -> Prediction | D2
         reasons = ", ".join(sorted({gap.reason for gap in draft.gaps}))
         notes.append(f"{len(draft.gaps)} of {len(windows)} windows could not be scored ({reasons})")
     doubts = [*chosen.doubts]
-    at_once = draft.info[chosen.number]["face"]["faces_max"]
-    if len(faces) == 1 and at_once > 1:
-        doubts.append(Doubt("several_faces", f"one of {at_once} faces was followed; all faces can be asked for"))
+    if len(faces) == 1 and draft.at_once > 1:
+        doubts.append(Doubt("several_faces", f"one face was followed, of up to {draft.at_once} at once"))
     if end.error is not None:
         doubts.append(Doubt("frames_lost", f"the file breaks off after {end.duration_s or 0:.1f} s: {end.error.message}"))
     return Prediction(

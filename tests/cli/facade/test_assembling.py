@@ -16,13 +16,13 @@ POINTS = {"temperature": 2.0, "reason": None, "real": [-1.0, 0.0, 1.0, 2.0], "fa
 FACE = {"coverage": 1.0, "interpolated": 0, "tracks": 1, "faces_max": 1, "upscale": 0.5, "outside": 0.0, "frames": 4, "kept": 4}
 
 
-def clip(logit, *, frames=4, at=0.0, track=1):
+def clip(logit, *, frames=4, at=0.0, track=1, faces=1):
     """A clip that `score` gives this logit; its frames differ by a tenth."""
     crops = np.full((frames, 8, 8, 3), 128, np.uint8)
     times = tuple(at + k / 4 for k in range(frames))
     media = {"frames_lost": 0, "frame_count": 100, "fps": 25.0}
     info = {
-        "face": {**FACE, "frames": frames, "kept": frames},
+        "face": {**FACE, "frames": frames, "kept": frames, "tracks": faces, "faces_max": faces},
         "decoded": frames,
         "media": media,
         "logit": logit,
@@ -92,6 +92,15 @@ def test_the_most_suspicious_face_counts():
     assert [(face.number, face.logit, len(face.windows)) for face in found.faces] == [(2, 3.0, 2), (1, -3.0, 1)]
     assert found.logit == 3.0
     assert any("most suspicious" in note for note in found.notes)
+
+
+def test_faces_that_nobody_looked_at_are_told():
+    def doubts(*clips):
+        return {doubt.code: doubt.words for doubt in one([*(ClipEvent(0, c, 0.0, 1.0) for c in clips), end(0)]).doubts}
+
+    assert "several_faces" not in doubts(clip(4.0))
+    assert "of up to 3" in doubts(clip(4.0), clip(4.0, faces=3))["several_faces"]  # in the second window alone
+    assert "several_faces" not in doubts(clip(4.0, faces=2), clip(5.0, track=2, faces=2))  # each has its score
 
 
 def test_what_can_not_be_scored_is_its_error():
