@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def ctrl_c_is_heard():
     """A shell's job in the background ignores SIGINT: tests that press Ctrl-C would wait for ever."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def threads_left():
+    """A function -> the program's threads that were started in this test and still run. Other files' stay out of it: crashes that are
+    only simulated leave theirs behind, and which files share a process is xdist's choice."""
+    before = set(threading.enumerate())
+    return lambda: [thread.name for thread in threading.enumerate() if thread not in before and thread.name.startswith("d2st")]
 
 
 @pytest.fixture

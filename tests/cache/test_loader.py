@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 import time
 from itertools import pairwise
 
@@ -92,7 +91,7 @@ class PretendedStream:
 
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_way_to_a_gpu_without_one(stores, dtype, in_memory, monkeypatch):
+def test_the_way_to_a_gpu_without_one(stores, dtype, in_memory, monkeypatch, threads_left):
     """Everything that the loader does for a GPU, but for the GPU: slots, turns, the copying thread, frames kept on the device."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: PretendedStream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: PretendedStream())
@@ -113,7 +112,7 @@ def test_the_way_to_a_gpu_without_one(stores, dtype, in_memory, monkeypatch):
         stream.close()
         assert all(here != there for here, there in pairwise(addresses[-5:]))  # two sets of buffers take turns
     assert PretendedStream.waits >= 100
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("d2st")]
+    assert threads_left() == []
     if in_memory:
         assert len(loader._kept.missing(np.concatenate([request.rows.reshape(-1) for request in wanted]))) == 0
 
@@ -164,7 +163,7 @@ def test_memory_stays_flat(stores):
     assert sizes[1] - sizes[0] < 2**20  # 1,500 batches of up to 3 KiB a layer, had they stayed, would take more
 
 
-def test_a_stream_can_be_left_early_and_leaves_no_thread(built):
+def test_a_stream_can_be_left_early_and_leaves_no_thread(built, threads_left):
     loader = TokenLoader(built.store)
     for _ in range(3):
         assert next(loader.stream(requests(10))).tag == 0
@@ -173,7 +172,7 @@ def test_a_stream_can_be_left_early_and_leaves_no_thread(built):
     with pytest.raises(RuntimeError, match="streaming already"):
         next(loader.stream(requests(1)))
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("d2st")]
+    assert threads_left() == []
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files by /proc")

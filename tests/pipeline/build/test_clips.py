@@ -170,8 +170,7 @@ def test_a_file_comes_while_the_next_one_is_not_known_yet(front, folder):
     assert [event.file for event in events] == [1, 1]
 
 
-def test_leaving_early_leaves_no_thread_though_the_input_blocks(front, folder):
-    before = set(threading.enumerate())
+def test_leaving_early_leaves_no_thread_though_the_input_blocks(front, folder, threads_left):
     never = threading.Event()
 
     def typed():
@@ -182,11 +181,10 @@ def test_leaving_early_leaves_no_thread_though_the_input_blocks(front, folder):
     events = front.encode_clips(typed(), window_s=0.7, workers=1)
     next(events)
     events.close()
-    left = [thread for thread in set(threading.enumerate()) - before if thread.name != "d2st-files"]
-    assert left == []
+    assert set(threads_left()) <= {"d2st-files"}
     never.set()
     end = time.monotonic() + 5
-    while set(threading.enumerate()) - before:
+    while threads_left():
         assert time.monotonic() < end
         time.sleep(0.01)
 

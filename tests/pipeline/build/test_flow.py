@@ -9,11 +9,7 @@ import pytest
 from d2st.pipeline.build.flow import Clock, Flow, Pipe, Stopped
 
 
-def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("d2st-")]
-
-
-def test_items_come_out_in_order_and_no_more_wait_than_may():
+def test_items_come_out_in_order_and_no_more_wait_than_may(threads_left):
     seen, waiting = [], []
     with Flow() as flow:
         pipe = Pipe[int](flow, 4)
@@ -34,7 +30,7 @@ def test_items_come_out_in_order_and_no_more_wait_than_may():
         flow.run("drain", drain)
     assert seen == list(range(50))
     assert max(waiting) <= 4  # two in the pipe, one in each hand
-    assert ours() == []
+    assert threads_left() == []
 
 
 def test_a_heavier_item_than_the_pipe_still_passes():
@@ -46,7 +42,7 @@ def test_a_heavier_item_than_the_pipe_still_passes():
 
 @pytest.mark.parametrize("error", [ValueError("here"), KeyboardInterrupt("from a callback"), SystemExit(3)])
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_an_error_anywhere_ends_every_stage_and_is_raised_as_it_is(error, place):
+def test_an_error_anywhere_ends_every_stage_and_is_raised_as_it_is(error, place, threads_left):
     def feed():
         for k in range(10_000):
             pipe.put(k)
@@ -65,10 +61,10 @@ def test_an_error_anywhere_ends_every_stage_and_is_raised_as_it_is(error, place)
     with pytest.raises(type(error)) as caught, flow:
         pass
     assert caught.value is error
-    assert ours() == []
+    assert threads_left() == []
 
 
-def test_ctrl_c_ends_every_stage():
+def test_ctrl_c_ends_every_stage(threads_left):
     def feed():
         while True:
             pipe.put(0)
@@ -83,7 +79,7 @@ def test_ctrl_c_ends_every_stage():
         pass
     timer.join()
     assert time.monotonic() - began < 5
-    assert ours() == []
+    assert threads_left() == []
 
 
 def test_waiting_ends_with_the_flow_or_in_time():

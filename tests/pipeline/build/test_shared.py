@@ -24,18 +24,15 @@ def tree(store: Path) -> dict[str, bytes]:
     return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
 
 
-def _running() -> set[str]:
-    """Threads of ours, and children of this process."""
-    children = Path("/proc/self/task").glob("*/children")
-    threads = {thread.name for thread in threading.enumerate() if thread.name.startswith("d2st-")}
-    return threads.union(*(path.read_text().split() for path in children))
+def _children() -> set[str]:
+    return set().union(*(path.read_text().split() for path in Path("/proc/self/task").glob("*/children")))
 
 
 @pytest.fixture
-def leftovers():
-    """A function -> the threads and children that are there now and were not before."""
-    before = _running()
-    return lambda: sorted(_running() - before)
+def leftovers(threads_left):
+    """A function -> the program's threads, and the children of this process, that are there now and were not before."""
+    before = _children()
+    return lambda: threads_left() + sorted(_children() - before)
 
 
 @pytest.fixture(autouse=True)
