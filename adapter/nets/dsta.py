@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from d2st.adapter.nets import plain
 from d2st.adapter.nets.bags import bag_sums
 from d2st.adapter.nets.depthwise import Axes, depthwise
+from d2st.adapter.nets.norm import layer_norm
 
 __all__ = [
     "SPATIAL_KERNEL",
@@ -91,7 +92,8 @@ class DeformableAttention(nn.Module):
         weight, stride = fit_kernel(self.offset_conv.weight, self.stride, seen)
         weight, bias = weight.repeat(self.heads, 1, 1, 1, 1), self.offset_conv.bias.repeat(self.heads)  # shared by groups
         cells = depthwise(patches, weight, bias, stride=stride)  # (B, T', H', W', C')
-        cells = self.offset_norm(cells.unflatten(-1, (self.heads, -1)))  # (B, T', H', W', heads, C'/heads)
+        cells = cells.unflatten(-1, (self.heads, -1))
+        cells = layer_norm(cells, self.offset_norm.weight, self.offset_norm.bias)  # (B, T', H', W', heads, C'/heads)
         raw = F.linear(F.gelu(cells), self.offset_point.weight.flatten(1))  # (..., 3): z, y, x
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # half a cell must not be rounded away
         if plain.exporting():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from d2st.adapter.nets.conditioning import ChannelNorm, cls_norm
 from d2st.adapter.nets.frames import run_by_length
+from d2st.adapter.nets.norm import layer_norm
 from d2st.adapter.nets.presets import Preset
 from d2st.adapter.nets.spec import AdapterParams, AdapterSpec, Stats
 
@@ -48,7 +49,8 @@ class MeanPoolMLP(nn.Module):
         for layer, condition, cls_condition in zip(self.layers, self.conditions, self.cls_conditions, strict=True):
             mean = tokens[layer].mean(dim=(2, 3), dtype=condition.scale.dtype)  # standardising commutes with the mean
             parts += [condition(mean), cls_condition(cls[layer])]  # each (B, T, C)
-        frames = self.mlp(torch.cat(parts, dim=-1))  # (B, T, D)
+        *hidden, norm = self.mlp
+        frames = layer_norm(nn.Sequential(*hidden)(torch.cat(parts, dim=-1)), norm.weight, norm.bias)  # (B, T, D)
         return frames.mean(dim=1), frames
 
 

@@ -12,11 +12,11 @@ share one pass over the maps (`products`).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2st.adapter.nets import plain
 from d2st.adapter.nets.conditioning import ChannelNorm, whitening_matrix
+from d2st.adapter.nets.norm import layer_norm
 from d2st.adapter.nets.products import product_dtype_of, standardised_products
 
 __all__ = ["PatchRead", "change"]
@@ -63,7 +63,7 @@ class PatchRead(nn.Module):
                 weights.split([len(part.weight) for part in parts]),
                 [None if part.bias is None else part.bias.to(dtype) for part in parts],
             )
-            out = F.layer_norm(z, z.shape[-1:], scale)
+            out = layer_norm(z, scale)
             if moved:
                 out = torch.addmm(out.flatten(0, 3), change(moved[0]).flatten(0, 3), join.t()).view(out.shape)
             return out

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from d2st.adapter.nets.conditioning import cls_norm
 from d2st.adapter.nets.frames import run_by_length
+from d2st.adapter.nets.norm import layer_norm
 from d2st.adapter.nets.pooling import FramePool, TokenPool
 from d2st.adapter.nets.read import PatchRead
 from d2st.adapter.nets.spec import Stats
@@ -94,7 +95,7 @@ class SideNetwork(nn.Module):
                 state = torch.addcmul(read, state, gate.to(read.dtype))
             for body in self.bodies[index]:
                 state = body(state, grid)
-        frames = self.token_pool(self.norm(state))  # (B, T, D)
+        frames = self.token_pool(layer_norm(state, self.norm.weight, self.norm.bias))  # (B, T, D)
         return self.frame_pool(frames), frames
 
     def _read(self, index: int, patches: Tensor, cls: Tensor, *, share: Tensor | None = None) -> Tensor:

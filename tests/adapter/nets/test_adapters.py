@@ -119,6 +119,28 @@ class TestContract:
         other_tokens, other_cls = ({k: torch.cat([v[:1], v[1:] * -3]) for k, v in d.items()} for d in (tokens, cls))
         assert torch.equal(adapter(other_tokens, other_cls, mask)[0][0], before)
 
+    def test_bfloat16_gradients_of_many_tokens_hold(self, name: str) -> None:
+        """A sum over thousands of tokens must not be taken in bfloat16: it stops growing at 256 times its next part."""
+        torch.manual_seed(0)
+        adapter = build_adapter(name, layers=LAYERS, channels=CHANNELS, grid=GRID, stats=stats()).train()
+        detector = Detector(adapter, Head(adapter.embed_dim))
+        nn.init.normal_(detector.head.linear.weight)
+        generator = torch.Generator().manual_seed(1)
+        tokens = {layer: torch.randn(16, 12, *GRID, CHANNELS, generator=generator) for layer in LAYERS}
+        cls = {layer: torch.randn(16, 12, CHANNELS, generator=generator) for layer in LAYERS}
+        found = []
+        for dtype in (None, torch.bfloat16):
+            detector.zero_grad()
+            torch.manual_seed(2)  # dropout's masks
+            with autocast(torch.device("cpu"), dtype):
+                out = detector(tokens, cls, mask_of([12] * 16, 12))
+            (out.clip_logit.float().sum() + out.frame_logits.float().mean()).backward()
+            found.append({key: p.grad.clone() for key, p in detector.named_parameters()})
+        total = sum(g.square().sum() for g in found[0].values()).sqrt()
+        for key, exact in found[0].items():
+            if exact.norm() > 0.03 * total:  # below it are those through the places, whose gradient jumps from cell to cell
+                assert (found[1][key] - exact).norm() < 0.1 * exact.norm(), key
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     def test_reads_every_cached_dtype(self, name: str, dtype: torch.dtype) -> None:
         adapter = make(name)
