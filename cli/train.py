@@ -127,7 +127,10 @@ def train(
             if event["event"] == "run":
                 run.update(event)
             show(event)
+            if event["event"] == "run" and nothing_there:
+                show({"event": "note", "message": f"there is no {runs / event['name']} to go on with, so this is a new run"})
 
+        nothing_there = resume and name is not None and not (runs / name).exists()
         with alike(ranks):
             store = Store.open(cache, tokens=tokens)
             labels = read_manifest(manifest) if manifest else None

@@ -73,7 +73,14 @@ def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
     assert "--name x --resume" in capsys.readouterr().err
     monkeypatch.undo()
     d2st("1", resume=True, overrides=[])
-    assert "2 of 2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "2 of 2" in said.out
+    assert "new run" not in said.err
+
+
+def test_resuming_what_is_not_there_is_told(d2st, capsys):
+    d2st("1", resume=True, name="ttypo")
+    assert "ttypo to go on with, so this is a new run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
