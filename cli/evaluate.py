@@ -118,7 +118,7 @@ def evaluate(
             split=split.value,
             manifest=_read_manifests(manifest),
             device=device,
-            trained_on=_trained_on(checkpoint, stage=meta["stage"]),
+            trained_on=_trained_on(checkpoint),
             gap=True,
             about=about,
             on_progress=lambda done, total: on_progress("samples", done, total),
@@ -177,13 +177,14 @@ def _validation(
     return score_validation(detector, [store], layers=meta["layers"], clip_frames=meta["clip_frames"], device=device)
 
 
-def _trained_on(checkpoint: Path, *, stage: int) -> set[str]:
-    """Samples that this stage, and the stages of this run before it, were trained on."""
+def _trained_on(checkpoint: Path) -> set[str]:
+    """Samples that this stage, and the stages that it started from, were trained on."""
     import polars as pl
 
-    records = [checkpoint.parent.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
-    found = [pl.read_parquet(path).filter(pl.col("split") == "train")["sample_id"] for path in records if path.is_file()]
-    return set().union(*found)
+    from d2st.adapter.evaluate.lineage import RECORD, lineage
+
+    records = [pl.read_parquet(stage / RECORD) for stage in lineage(checkpoint.parent)[0]]
+    return set().union(*(record.filter(pl.col("split") == "train")["sample_id"] for record in records))
 
 
 def _suffix(checkpoint: Path, caches: list[Path] | None) -> str:

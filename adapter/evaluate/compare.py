@@ -16,6 +16,7 @@ import polars as pl
 from d2st.adapter.evaluate.delong import delong_test
 from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.groups import by_video, check_groups
+from d2st.adapter.evaluate.lineage import RECORD, lineage
 from d2st.adapter.evaluate.matrix import Row, cross_matrices
 from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 from d2st.adapter.evaluate.paired import holm, paired_differences
@@ -134,22 +135,24 @@ def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any], name:
             )
         predictions = pl.concat([predictions, made.join(predictions, on="sample_id", how="anti")])
     (own,) = stage_names([folder])
-    return Scored(name or own, about["stage"], about["adapter"], predictions, _trained(folder, stage=about["stage"]))
+    return Scored(name or own, about["stage"], about["adapter"], predictions, _trained(folder))
 
 
-def _trained(folder: Path, *, stage: int) -> frozenset[tuple[str, str]] | None:
-    """What this stage and those of its run before it were trained on, by the manifest of the store; None where either is not there."""
-    records = [folder.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
-    try:
-        where = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))["cache_path"]
-        manifest = Store.open(folder / where).manifest()
-        seen = [pl.read_parquet(path, columns=["sample_id", "split"]) for path in records if path.is_file()]
-    except (FileNotFoundError, KeyError, StoreError):
-        return None
-    if not seen:
-        return None
-    ids = pl.concat(seen).filter(pl.col("split") == "train").select("sample_id")
-    return frozenset(manifest.join(ids, on="sample_id", how="semi").select("dataset", "method").unique().iter_rows())
+def _trained(folder: Path) -> frozenset[tuple[str, str]] | None:
+    """What this stage and those that it came from were trained on, by the manifests of their stores; None where these are not all there."""
+    stages, whole = lineage(folder)
+    pairs: set[tuple[str, str]] = set()
+    manifests: dict[Path, pl.DataFrame] = {}
+    for stage in stages:
+        try:
+            where = (stage / json.loads((stage / "fingerprint.json").read_text(encoding="utf-8"))["cache_path"]).resolve()
+            if where not in manifests:
+                manifests[where] = Store.open(where).manifest()
+        except (FileNotFoundError, KeyError, TypeError, StoreError):
+            return None
+        ids = pl.read_parquet(stage / RECORD, columns=["sample_id", "split"]).filter(pl.col("split") == "train")
+        pairs |= set(manifests[where].join(ids, on="sample_id", how="semi").select("dataset", "method").unique().iter_rows())
+    return frozenset(pairs) if whole else None
 
 
 def _common(tables: Sequence[pl.DataFrame], names: Sequence[str]) -> list[pl.DataFrame]:

@@ -157,6 +157,13 @@ def test_says_so_when_it_scores_what_was_trained_on(run):
     seen.write_parquet(run / "stage1" / "samples.parquet")  # an earlier stage counts too
     assert "seen in training" in call(run, "--device", "cpu")
     assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 2
+    (run / "stage2" / "fingerprint.json").write_text(json.dumps({"init": "other/stage1", "cache_path": "../../../faces.d2st"}))
+    call(run, "--device", "cpu")  # it did not start from the stage 1 beside it
+    assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 0
+    (run.parent / "other" / "stage1").mkdir(parents=True)
+    seen.head(1).write_parquet(run.parent / "other" / "stage1" / "samples.parquet")
+    call(run, "--device", "cpu")
+    assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 1
 
 
 def with_val(store):
