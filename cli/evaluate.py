@@ -72,6 +72,7 @@ def evaluate(
     AUC, the Brier score and all intervals are in metrics.json.
 
     --perturb changes the cached crops at five severities, encodes them again with the backbone, and adds robustness.json and curves.
+    Stopped, the same command goes on with the passes that are left.
 
     \b
     Examples:
