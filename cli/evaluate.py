@@ -101,6 +101,7 @@ def evaluate(
     out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
     about = {key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")}
     about["checkpoint"] = checkpoint_digest(checkpoint)
+    about |= {"manifests": [path.name for path in manifest]} if manifest else {}
     title = f"{checkpoint.parent.parent.name}, stage {meta['stage']}: {split.value} split"
     # before any work, so that a wrong option costs none
     study = open_study(perturb, stores, detector, meta, max_samples=max_samples, pretrained=pretrained, device=device)

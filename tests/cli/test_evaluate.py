@@ -18,6 +18,7 @@ from d2st.cache.level import ensure_level
 from d2st.cache.plan import extend_plan
 from d2st.cache.store import Store
 from d2st.cli.evaluate import evaluate
+from d2st.pipeline.manifest import SCHEMA, write_manifest
 
 CHANNELS = 4
 CONFIG = {"backbone": "tiny", "layers": ["block_3"]}
@@ -188,6 +189,15 @@ def test_the_temperature_comes_from_the_runs_own_val_split(run, tmp_path):
     assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 3
     metrics = kept.parent / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"checkpoint": "', '"checkpoint": "0'))
+    assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 4
+    # nor does one by another manifest serve, which may call other samples val
+    manifest = Store.open(tmp_path / "faces.d2st").manifest()
+    flipped = pl.when(pl.col("split") == "val").then(pl.lit("test")).otherwise(pl.lit("val"))
+    lacking = {name: pl.lit(None) for name in SCHEMA if name not in manifest.columns}
+    rows = manifest.with_columns(split=flipped, **lacking).select(SCHEMA.names()).cast(dict(SCHEMA))
+    write_manifest(rows, tmp_path / "flipped.parquet", root=tmp_path)
+    call(run, "--split", "val", "--manifest", tmp_path / "flipped.parquet", "--device", "cpu")
+    assert json.loads(metrics.read_text())["about"]["manifests"] == ["flipped.parquet"]
     assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 4
     # without its own cache there is none, rather than that of other data
     shutil.rmtree(tmp_path / "faces.d2st")
