@@ -77,6 +77,10 @@ def compare(
         return
     for shown in _tables(made):
         stdout().print(shown)
+    matrix = made["datasets"]
+    if unknown := [name for name, told in zip(matrix["rows"], matrix["trained_on"], strict=True) if told is None]:
+        line = f"what {', '.join(unknown)} learnt from can't be told, since its records or caches are gone: nothing is marked unseen"
+        stdout().print(line, markup=False, soft_wrap=True)
     stdout().print(f"compare.json and pictures of the matrices are in {out}", markup=False, soft_wrap=True)
 
 

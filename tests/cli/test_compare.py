@@ -78,6 +78,7 @@ def test_shows_the_difference_and_writes_it_down(runs, tmp_path):
         "blend",
     ):
         assert word in shown
+    assert "what good/stage1, bad/stage1 learnt from can't be told" in shown  # and is not taken for seen
     out = tmp_path / "runs" / "compare-test"
     assert {path.name for path in out.iterdir()} == {"compare.json", "datasets.png", "methods.png"}
     made = json.loads((out / "compare.json").read_text())
