@@ -47,6 +47,7 @@ def read_table(file: Path) -> pl.DataFrame:
     nested = [name for name in plain if table.schema[name].is_nested()]
     if nested:
         raise ManifestError(f"{file}: the column {nested[0]} holds {table.schema[nested[0]]}", fix="Give one text a row")
+    table = table.with_columns(pl.selectors.float().fill_nan(None))  # how other tools write that there is none
     return table.with_columns(pl.col(plain).cast(pl.String))
 
 
@@ -121,7 +122,7 @@ def _several(value: Any) -> tuple[str, ...] | None:
     if value is not None and not isinstance(value, str | list):
         value = [value]
     names = value.split("|") if isinstance(value, str) else value or ()
-    return tuple(str(name) for name in names if str(name)) or None
+    return tuple(str(name) for name in names if name is not None and str(name)) or None
 
 
 def _numbers(value: Any, count: int, where: str) -> tuple[float, ...] | None:

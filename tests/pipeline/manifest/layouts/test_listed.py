@@ -41,6 +41,15 @@ def test_numbers_of_a_parquet_are_names_and_0_is_one(tree, scan):
     assert [rows["b.mp4"][name] for name in ("identity", "video_id", "method")] == [["own/7"], "own/1", "3"]
 
 
+@pytest.mark.parametrize("nobody", [[[None], [None], ["x"]], [float("nan"), float("nan"), 7.0], [None, None, "x"]])
+def test_nobody_is_no_person(tree, scan, nobody):
+    tree("a.mp4", "b.mp4", "c.mp4")
+    rows = {"path": ["a.mp4", "b.mp4", "c.mp4"], "label": [0, 1, 1], "identity": nobody}
+    pl.DataFrame(rows).write_parquet(tree.root / "list.parquet")
+    _, rows = scan(tree.root / "list.parquet")
+    assert [rows[path]["identity"] for path in ("a.mp4", "b.mp4")] == [["list/a"], ["list/b"]]
+
+
 def test_splits_that_are_numbers_or_lists_are_refused(tree, scan):
     tree("a.mp4")
     for split, said in ((1, "split '1' is not known"), (["train"], "the column split holds List")):
