@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from d2st.cli.evaluate_place import evaluation_folder, training_cache
 from d2st.cli.evaluate_tables import summary_tables
 from d2st.cli.show import print_json, stdout
 
@@ -96,9 +97,9 @@ def evaluate(
     checkpoint = resolve_checkpoint(run)
     device = pick_device(device)
     detector, meta = load_detector(checkpoint, device=device)
-    paths = cache or [_training_cache(checkpoint)]
+    paths = cache or [training_cache(checkpoint)]
     stores = [open_matching(path, config=meta["config"], layers=meta["layers"]) for path in paths]
-    out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
+    out = out or evaluation_folder(checkpoint, split.value, cache or (), stores)
     about = {key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")}
     about["checkpoint"] = checkpoint_digest(checkpoint)
     about |= {"manifests": [path.name for path in manifest]} if manifest else {}
@@ -140,19 +141,6 @@ def evaluate(
         stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
 
 
-def _training_cache(checkpoint: Path) -> Path:
-    """The cache that the run remembers, relative to its own folder."""
-    from d2st.adapter.train.rundir import read_json
-    from d2st.cache.errors import RunError
-
-    record = checkpoint.parent / "fingerprint.json"
-    remembered = read_json(record).get("cache_path") if record.is_file() else None
-    if not remembered or not (checkpoint.parent / remembered).is_dir():
-        lost = "the cache was moved" if remembered else f"nothing beside {checkpoint.name} says which cache"
-        raise RunError(f"can't tell what to score: {lost}", fix="Name the cache: --cache STORE")
-    return checkpoint.parent / remembered
-
-
 def _validation(
     checkpoint: Path, detector: "Detector", meta: dict[str, Any], *, split: Split, foreign: bool, relabelled: bool
 ) -> "pl.DataFrame | None":
@@ -172,7 +160,7 @@ def _validation(
     if kept is not None or not foreign:
         return kept
     try:
-        store = open_matching(_training_cache(checkpoint), config=meta["config"], layers=meta["layers"])
+        store = open_matching(training_cache(checkpoint), config=meta["config"], layers=meta["layers"])
     except (RunError, StoreError):  # gone, or built anew with other options: told as the reason why there is no temperature
         return PREDICTIONS.to_frame()
     device = str(next(detector.parameters()).device)
@@ -187,18 +175,6 @@ def _trained_on(checkpoint: Path) -> set[str]:
 
     records = [pl.read_parquet(stage / RECORD) for stage in lineage(checkpoint.parent)[0]]
     return set().union(*(record.filter(pl.col("split") == "train")["sample_id"] for record in records))
-
-
-def _suffix(checkpoint: Path, caches: list[Path] | None) -> str:
-    """Nothing for the training cache, else the names of the caches: results of other data must not replace its own."""
-    from d2st.cache.errors import RunError
-
-    try:
-        own = _training_cache(checkpoint).resolve()
-    except RunError:
-        own = None
-    others = [path for path in caches or [] if path.resolve() != own]
-    return "".join(f"-{path.stem}" for path in caches or []) if others else ""
 
 
 def _read_manifests(paths: list[Path] | None) -> "pl.DataFrame | None":

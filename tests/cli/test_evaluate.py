@@ -206,6 +206,16 @@ def test_the_temperature_comes_from_the_runs_own_val_split(run, tmp_path):
     assert (lost["temperature"], lost["samples"]) == (None, 0)
 
 
+def test_caches_of_one_name_do_not_replace_each_other(run, tmp_path):
+    for name in ("celeb", "dfdc"):
+        (tmp_path / name).mkdir()
+        make_store(tmp_path / name / "faces.d2st", name)
+    for name in ("celeb", "dfdc", "celeb", "dfdc"):
+        call(run, "--cache", tmp_path / name / "faces.d2st", "--device", "cpu")
+    found = {path.name: pl.read_parquet(path / "predictions.parquet")["dataset"][0] for path in (run / "stage2").glob("eval-*")}
+    assert found == {"eval-test-faces": "celeb", "eval-test-dfdc-faces": "dfdc"}
+
+
 def test_protocol_is_shown_beside_ours_with_the_reasons(run, tmp_path):
     with_val(Store.open(tmp_path / "faces.d2st"))
     shown = call(run, "--protocol", "deepfakebench", "--device", "cpu")
