@@ -87,7 +87,9 @@ def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
     for video in read_list(place.source):
         folder = disk.folder_of(video.frames)
         if folder is None:
-            ignored.missing.append(f"{video.dataset}/{video.name}")
+            # the folder as the list has it: several manipulations and compressions share the names of videos
+            named = PurePosixPath(video.frames[0]).parent if video.frames else PurePosixPath(video.dataset, video.name)
+            ignored.missing.append(str(named))
             continue
         if folder in taken:
             ignored.aside[f"listed in {video.split} and in another split or group"] += 1

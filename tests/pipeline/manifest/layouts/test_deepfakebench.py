@@ -73,7 +73,7 @@ def test_a_subset_of_the_frames_and_missing_ones(tree, scan):
     assert rows[video]["frame_files"] == ["002.png", "004.png"]
     assert rows[video]["frames"] == 2
     assert (rows[video]["method"], rows[video]["label"]) == ("UADFV", 1)
-    assert made.ignored.missing == [f"{video}/999.png", "UADFV/0002_fake"]
+    assert made.ignored.missing == [f"{video}/999.png", gone]
 
 
 def test_val_that_repeats_test_leaves_the_videos_in_test(tree, scan):
