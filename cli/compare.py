@@ -64,7 +64,8 @@ def compare(
     from d2st.cache.files import write_atomic
 
     checkpoints = [resolve_checkpoint(run) for run in runs]
-    scored = [comparison.read_scored(path, split=split.value, about=read_meta(path)) for path in checkpoints]
+    named = zip(checkpoints, comparison.stage_names([path.parent for path in checkpoints]), strict=True)
+    scored = [comparison.read_scored(path, name=name, split=split.value, about=read_meta(path)) for path, name in named]
     made = {"split": split.value, **comparison.compare(scored, metric=metric.value)}
     out = out or checkpoints[0].parent.parent.parent / f"compare-{split.value}"
     for name in ("datasets", "methods"):
@@ -76,6 +77,10 @@ def compare(
         return
     for shown in _tables(made):
         stdout().print(shown)
+    matrix = made["datasets"]
+    if unknown := [name for name, told in zip(matrix["rows"], matrix["trained_on"], strict=True) if told is None]:
+        line = f"what {', '.join(unknown)} learnt from can't be told, since its records or caches are gone: nothing is marked unseen"
+        stdout().print(line, markup=False, soft_wrap=True)
     stdout().print(f"compare.json and pictures of the matrices are in {out}", markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from d2st.cli.evaluate_place import evaluation_folder, training_cache
 from d2st.cli.evaluate_tables import summary_tables
 from d2st.cli.show import print_json, stdout
 
@@ -72,6 +73,7 @@ def evaluate(
     AUC, the Brier score and all intervals are in metrics.json.
 
     --perturb changes the cached crops at five severities, encodes them again with the backbone, and adds robustness.json and curves.
+    Stopped, the same command goes on with the passes that are left.
 
     \b
     Examples:
@@ -95,11 +97,12 @@ def evaluate(
     checkpoint = resolve_checkpoint(run)
     device = pick_device(device)
     detector, meta = load_detector(checkpoint, device=device)
-    paths = cache or [_training_cache(checkpoint)]
+    paths = cache or [training_cache(checkpoint)]
     stores = [open_matching(path, config=meta["config"], layers=meta["layers"]) for path in paths]
-    out = out or checkpoint.parent / f"eval-{split.value}{_suffix(checkpoint, cache)}"
+    out = out or evaluation_folder(checkpoint, split.value, cache or (), stores)
     about = {key: meta.get(key) for key in ("stage", "adapter", "epoch", "seed", "fingerprint", "shuffled_labels")}
     about["checkpoint"] = checkpoint_digest(checkpoint)
+    about |= {"manifests": [path.name for path in manifest]} if manifest else {}
     title = f"{checkpoint.parent.parent.name}, stage {meta['stage']}: {split.value} split"
     # before any work, so that a wrong option costs none
     study = open_study(perturb, stores, detector, meta, max_samples=max_samples, pretrained=pretrained, device=device)
@@ -118,7 +121,7 @@ def evaluate(
             split=split.value,
             manifest=_read_manifests(manifest),
             device=device,
-            trained_on=_trained_on(checkpoint, stage=meta["stage"]),
+            trained_on=_trained_on(checkpoint),
             gap=True,
             about=about,
             on_progress=lambda done, total: on_progress("samples", done, total),
@@ -136,19 +139,6 @@ def evaluate(
         print_json(summary)
     else:
         stdout().print(f"Predictions, metrics and plots are in {out}", markup=False, soft_wrap=True)
-
-
-def _training_cache(checkpoint: Path) -> Path:
-    """The cache that the run remembers, relative to its own folder."""
-    from d2st.adapter.train.rundir import read_json
-    from d2st.cache.errors import RunError
-
-    record = checkpoint.parent / "fingerprint.json"
-    remembered = read_json(record).get("cache_path") if record.is_file() else None
-    if not remembered or not (checkpoint.parent / remembered).is_dir():
-        lost = "the cache was moved" if remembered else f"nothing beside {checkpoint.name} says which cache"
-        raise RunError(f"can't tell what to score: {lost}", fix="Name the cache: --cache STORE")
-    return checkpoint.parent / remembered
 
 
 def _validation(
@@ -170,32 +160,21 @@ def _validation(
     if kept is not None or not foreign:
         return kept
     try:
-        store = open_matching(_training_cache(checkpoint), config=meta["config"], layers=meta["layers"])
+        store = open_matching(training_cache(checkpoint), config=meta["config"], layers=meta["layers"])
     except (RunError, StoreError):  # gone, or built anew with other options: told as the reason why there is no temperature
         return PREDICTIONS.to_frame()
     device = str(next(detector.parameters()).device)
     return score_validation(detector, [store], layers=meta["layers"], clip_frames=meta["clip_frames"], device=device)
 
 
-def _trained_on(checkpoint: Path, *, stage: int) -> set[str]:
-    """Samples that this stage, and the stages of this run before it, were trained on."""
+def _trained_on(checkpoint: Path) -> set[str]:
+    """Samples that this stage, and the stages that it started from, were trained on."""
     import polars as pl
 
-    records = [checkpoint.parent.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
-    found = [pl.read_parquet(path).filter(pl.col("split") == "train")["sample_id"] for path in records if path.is_file()]
-    return set().union(*found)
+    from d2st.adapter.evaluate.lineage import RECORD, lineage
 
-
-def _suffix(checkpoint: Path, caches: list[Path] | None) -> str:
-    """Nothing for the training cache, else the names of the caches: results of other data must not replace its own."""
-    from d2st.cache.errors import RunError
-
-    try:
-        own = _training_cache(checkpoint).resolve()
-    except RunError:
-        own = None
-    others = [path for path in caches or [] if path.resolve() != own]
-    return "".join(f"-{path.stem}" for path in caches or []) if others else ""
+    records = [pl.read_parquet(stage / RECORD) for stage in lineage(checkpoint.parent)[0]]
+    return set().union(*(record.filter(pl.col("split") == "train")["sample_id"] for record in records))
 
 
 def _read_manifests(paths: list[Path] | None) -> "pl.DataFrame | None":

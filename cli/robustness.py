@@ -2,6 +2,8 @@
 
 The clean pictures go the very same way first, as severity 0: what a curve loses is then due to the perturbation alone. How far their scores
 are from those of the cached maps is written beside: next to nothing, unless the cache was encoded on another kind of device.
+
+Each pass is kept until all are done, so that the same command after Ctrl-C or a crash makes only those that are left.
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,9 @@ from d2st.cli.show import human_time, stderr, stdout, table
 if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
+
+    from d2st.adapter.evaluate.passes import Passes
+    from d2st.cli.perturb import Change
 
 __all__ = ["robustness_table", "run_study"]
 
@@ -38,6 +43,7 @@ def run_study(
     Returns:
         What robustness.json holds: the numbers of `summarise_robustness`, with what each severity stands for.
     """
+    from d2st.adapter.evaluate.passes import Passes
     from d2st.adapter.evaluate.robustness import summarise_robustness
     from d2st.adapter.evaluate.robustness_write import write_robustness
     from d2st.adapter.evaluate.run import choose_samples
@@ -49,7 +55,8 @@ def run_study(
     if study.max_samples is not None:
         chosen = balanced_subset(chosen, study.max_samples, seed=SEED)
     samples = {"scored": sum(map(len, chosen)), **samples}
-    scored = _score_all(study, chosen, quiet=quiet)
+    passes = Passes(out / "perturb", {"run": summary["about"], "data": _identity(study, chosen)})
+    scored = _score_all(study, chosen, passes, quiet=quiet)
     clean = scored[None, 0]
     perturbed = {each.name: [scored[each.name, severity] for severity in SEVERITIES] for each in study.perturbations}
     numbers = summarise_robustness(clean, perturbed, resamples=RESAMPLES, seed=SEED)
@@ -73,6 +80,7 @@ def run_study(
         "perturbations": entries,
     }
     write_robustness(out, document, scored, title=title)
+    passes.clear()
     if not quiet:
         stdout().print(robustness_table(document))
     return document
@@ -98,27 +106,47 @@ def _cell(level: dict[str, Any]) -> str:
     return f"{level['auc']:.3f} {low}-{high}"  # the space is where a narrow terminal may break the line
 
 
-def _score_all(study: Study, chosen: "list[pl.DataFrame]", *, quiet: bool) -> "dict[tuple[str | None, int], pl.DataFrame]":
+def _identity(study: Study, chosen: "list[pl.DataFrame]") -> list[Any]:
+    """What scores depend on besides the detector, as JSON values: the samples and their cached frames, and how these are encoded."""
+    from d2st.adapter.evaluate.score_table import CARRIED
+
+    rows = [samples.select(*CARRIED, "start", "frames_cached").write_json() for samples in chosen]
+    configs = [store.tokens.config for store in study.stores]
+    return [rows, configs, study.clip_frames, study.encoder.backbone.device]
+
+
+def _score_all(
+    study: Study, chosen: "list[pl.DataFrame]", passes: "Passes", *, quiet: bool
+) -> "dict[tuple[str | None, int], pl.DataFrame]":
     """Predictions by perturbation and severity; those of the clean pictures by (None, 0)."""
     from d2st.pipeline.perturb import SEVERITIES
 
     frames = sum(count_frames(samples, study.clip_frames) for samples in chosen)
-    steps = [(each, severity) for each in study.perturbations for severity in SEVERITIES]
-    total = frames * (1 + len(steps))
-    if not quiet:
-        line = f"perturb: {len(steps) + 1} passes over {frames} frames of {sum(map(len, chosen))} samples"
-        stderr().print(f"{line}, about {human_time(estimate_s(study, chosen))}", markup=False, soft_wrap=True)
-    scored = {}
+    steps: list[tuple[str | None, int, float, Change | None]] = [(None, 0, 0, None)]
+    for each in study.perturbations:
+        steps += [
+            (each.name, s, value, partial(each.apply, severity=s)) for s, value in zip(SEVERITIES, each.values, strict=True)
+        ]
+    total = frames * len(steps)
+    kept = sum(passes.has(name=name, severity=severity, value=value) for name, severity, value, _ in steps)
+    if not quiet and kept:
+        line = f"perturb: {kept} of {len(steps)} passes are there from a run that was stopped"
+        stderr().print(line, markup=False, soft_wrap=True)
+    if not quiet and kept < len(steps):
+        line = f"perturb: {len(steps) - kept} passes over {frames} frames of {sum(map(len, chosen))} samples"
+        left_s = estimate_s(study, chosen) * (len(steps) - kept) / len(steps)
+        stderr().print(f"{line}, about {human_time(left_s)}", markup=False, soft_wrap=True)
+    scored: dict[tuple[str | None, int], pl.DataFrame] = {}
     with phases({"frames": ("perturb, encode, score", "frames")}, quiet=quiet) as on_progress:
         on_progress("frames", 0, total)
 
         def report(done: int) -> None:
             on_progress("frames", len(scored) * frames + done, total)
 
-        scored[None, 0] = score_changed(study, chosen, None, on_progress=report)
-        for each, severity in steps:
-            change = partial(each.apply, severity=severity)
-            scored[each.name, severity] = score_changed(study, chosen, change, on_progress=report)
+        for name, severity, value, change in steps:
+            make = partial(score_changed, study, chosen, change, on_progress=report)
+            scored[name, severity] = passes.scored(make, name=name, severity=severity, value=value)
+            report(0)
     return scored
 
 

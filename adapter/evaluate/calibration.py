@@ -7,6 +7,7 @@ The decision that shaped it: the temperature comes from the validation split alo
 videos are in both, is refused and told as a reason, not as a number. The same for a validation split that has no best temperature.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,13 @@ def reliability_bins(counts: Tally) -> list[dict[str, Any]]:
     return made
 
 
-def validation_temperature(validation: pl.DataFrame | None, scored: pl.DataFrame) -> Temperature:
+def validation_temperature(
+    validation: pl.DataFrame | None, scored: pl.DataFrame, *, trained_on: Collection[str] = ()
+) -> Temperature:
     """The temperature for the predictions `scored`, fitted on the predictions `validation`, which must be the val split and nothing else.
 
-    `value` is None, with the reason, where there is no validation, where it shares a sample or a video with what is scored, and where
-    `fit_temperature` finds none.
+    `value` is None, with the reason, where there is no validation, where it shares a sample or a video with what is scored, where it
+    holds a sample of `trained_on`, whose ids the detector has learnt from, and where `fit_temperature` finds none.
 
     Raises:
         ValueError: `validation` holds samples of another split.
@@ -93,6 +96,11 @@ def validation_temperature(validation: pl.DataFrame | None, scored: pl.DataFrame
     size, datasets = len(validation), tuple(sorted(set(validation["dataset"])))
     if shared := max(int(scored[name].is_in(validation[name].to_list()).sum()) for name in ("sample_id", "video_id")):
         reason = f"{shared} of the samples scored here are, or share a video with, those that it would be fitted on"
+        return Temperature(None, size, datasets, reason)
+    if learnt := int(validation["sample_id"].is_in(list(trained_on)).sum()):
+        reason = (
+            f"the detector was trained on {learnt} of the {size} samples that it would be fitted on: its val split was another"
+        )
         return Temperature(None, size, datasets, reason)
     try:
         value = fit_temperature(validation["label"].to_numpy(), validation["logit"].to_numpy())

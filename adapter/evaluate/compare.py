@@ -7,7 +7,7 @@ leaves out of each run is told; predictions of an older checkpoint than the one 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import polars as pl
 from d2st.adapter.evaluate.delong import delong_test
 from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.groups import by_video, check_groups
+from d2st.adapter.evaluate.lineage import RECORD, lineage
 from d2st.adapter.evaluate.matrix import Row, cross_matrices
 from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 from d2st.adapter.evaluate.paired import holm, paired_differences
@@ -25,12 +26,13 @@ from d2st.adapter.train.checkpoint import BEST
 from d2st.cache.errors import ConfigError, ManifestError, RunError, StoreError, UnknownNameError, UsageError
 from d2st.cache.store import Store
 
-__all__ = ["Scored", "compare", "read_scored"]
+__all__ = ["Scored", "compare", "read_scored", "stage_names"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A run as it was evaluated. `name` is RUN/stageN; `trained` as in `matrix.Row`; predictions of all its evaluations of one split."""
+    """A run as it was evaluated. `name` as `stage_names` gives it; `trained` as in `matrix.Row`; predictions of all its evaluations of
+    one split."""
 
     name: str
     stage: int
@@ -57,7 +59,7 @@ def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 100
     if len(runs) < 2 or len(set(names)) < len(names):
         raise UsageError(
             f"at least two different runs are compared, got {', '.join(names)}",
-            fix="Name each run once; runs of one name in two folders can't be told apart, so rename one",
+            fix="Name each run once",
         )
     tables = _common([run.predictions for run in runs], names)
     check_groups(tables[0])
@@ -92,11 +94,22 @@ def compare(runs: Sequence[Scored], *, metric: str = "auc", resamples: int = 100
     }
 
 
-def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any]) -> Scored:
+def stage_names(folders: Sequence[Path]) -> list[str]:
+    """RUN/stageN of each stage's folder, and for runs of one name as much of the path before it as tells them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = ["/".join(own[-2:]) for own in parts]
+    for count in range(3, 1 + max(map(len, parts))):
+        longer = [PurePath(*own[-count:]).as_posix() for own in parts]
+        names = [more if names.count(name) > 1 else name for name, more in zip(names, longer, strict=True)]
+    return names
+
+
+def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any], name: str | None = None) -> Scored:
     """A run's predictions in eval-SPLIT, and of samples that are not there in eval-SPLIT-* (other caches), beside its checkpoint.
 
     Args:
         about: the checkpoint's meta: stage and adapter.
+        name: what to call it; by default RUN/stageN.
 
     Raises:
         RunError: there is no such evaluation, it is damaged, or it is of another checkpoint.
@@ -121,23 +134,25 @@ def read_scored(checkpoint: Path, *, split: str, about: Mapping[str, Any]) -> Sc
                 f"the evaluation in {place} is of another checkpoint than {checkpoint}", fix=f"Run `{command}` again"
             )
         predictions = pl.concat([predictions, made.join(predictions, on="sample_id", how="anti")])
-    name = "/".join(folder.resolve().parts[-2:])
-    return Scored(name, about["stage"], about["adapter"], predictions, _trained(folder, stage=about["stage"]))
+    (own,) = stage_names([folder])
+    return Scored(name or own, about["stage"], about["adapter"], predictions, _trained(folder))
 
 
-def _trained(folder: Path, *, stage: int) -> frozenset[tuple[str, str]] | None:
-    """What this stage and those of its run before it were trained on, by the manifest of the store; None where either is not there."""
-    records = [folder.parent / f"stage{number}" / "samples.parquet" for number in range(1, stage + 1)]
-    try:
-        where = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))["cache_path"]
-        manifest = Store.open(folder / where).manifest()
-        seen = [pl.read_parquet(path, columns=["sample_id", "split"]) for path in records if path.is_file()]
-    except (FileNotFoundError, KeyError, StoreError):
-        return None
-    if not seen:
-        return None
-    ids = pl.concat(seen).filter(pl.col("split") == "train").select("sample_id")
-    return frozenset(manifest.join(ids, on="sample_id", how="semi").select("dataset", "method").unique().iter_rows())
+def _trained(folder: Path) -> frozenset[tuple[str, str]] | None:
+    """What this stage and those that it came from were trained on, by the manifests of their stores; None where these are not all there."""
+    stages, whole = lineage(folder)
+    pairs: set[tuple[str, str]] = set()
+    manifests: dict[Path, pl.DataFrame] = {}
+    for stage in stages:
+        try:
+            where = (stage / json.loads((stage / "fingerprint.json").read_text(encoding="utf-8"))["cache_path"]).resolve()
+            if where not in manifests:
+                manifests[where] = Store.open(where).manifest()
+        except (FileNotFoundError, KeyError, TypeError, StoreError):
+            return None
+        ids = pl.read_parquet(stage / RECORD, columns=["sample_id", "split"]).filter(pl.col("split") == "train")
+        pairs |= set(manifests[where].join(ids, on="sample_id", how="semi").select("dataset", "method").unique().iter_rows())
+    return frozenset(pairs) if whole else None
 
 
 def _common(tables: Sequence[pl.DataFrame], names: Sequence[str]) -> list[pl.DataFrame]:

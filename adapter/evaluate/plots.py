@@ -28,6 +28,7 @@ CURVES_MAX = 10  # more than this and no legend helps: the hardest manipulations
 BINS = 40
 STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # a $ in the name of a run, a file or a manipulation is a $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#444444",

@@ -131,7 +131,7 @@ def _beside(made: Mapping[str, Any], ours: Mapping[str, Any], *, videos: int, cl
     if made["dropped_images"]:
         unit += f"; {made['dropped_images']} images dropped, which are no clips"
     for name, shown in NAMES.items():
-        why = {"auc": unit, "eer": "the point of the curve nearest to equality, ours between points"}.get(
+        why = {"auc": unit, "eer": "as for the AUC, and the point of the curve nearest to equality, ours between points"}.get(
             name, "as for the AUC"
         )
         yield {"measure": f"{made['model']} {shown}", "deepfakebench": made[name], "ours": level[name], "why": why}

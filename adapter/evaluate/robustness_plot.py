@@ -24,6 +24,7 @@ MOST_IN_A_ROW = 3
 APART = 0.05  # of the axis: labels that would lie closer are moved apart
 STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # a $ in the name of a run, a file or a manipulation is a $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,

@@ -9,7 +9,7 @@ from d2st.adapter.evaluate.calibration import sigmoid
 from d2st.adapter.nets.detector import Output
 from d2st.cache.errors import RunError
 
-__all__ = ["PREDICTIONS", "ScoreTable"]
+__all__ = ["CARRIED", "PREDICTIONS", "ScoreTable"]
 
 PREDICTIONS = pl.Schema(
     {

@@ -63,7 +63,8 @@ def summarise(
 
     Args:
         rejected: samples of this split that never reached the detector, reason -> count.
-        trained_on: ids of samples that the detector has learnt from; of those scored, `samples.trained_on` says how many they are.
+        trained_on: ids of samples that the detector has learnt from; of those scored, `samples.trained_on` says how many they are, and no
+            temperature is fitted on them.
         validation: predictions of the val split by the same detector, from which the temperature comes (`validation_temperature`).
 
     Raises:
@@ -71,7 +72,7 @@ def summarise(
         ValueError: a score is NaN, or `validation` is not the val split.
     """
     check_groups(predictions)
-    temperature = validation_temperature(validation, predictions)
+    temperature = validation_temperature(validation, predictions, trained_on=trained_on)
     table = _with_calibrated(with_two_kinds(predictions), temperature.value)
     dropped = dict(sorted((rejected or {}).items()))
     known: dict[tuple[str, ...], dict[str, Any]] = {}

@@ -47,7 +47,7 @@ def timeline_png(
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         # a file's name may hold $, which would be read as a formula
-        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)
+        axes.set_title(title, loc="left", fontsize=11)
         for place, (start_s, end_s) in enumerate(gaps):
             label = "not scored" if place == 0 else None
             axes.axvspan(start_s, end_s, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, label=label)

@@ -1,6 +1,7 @@
 """The validation split's predictions, from which alone a temperature may be fitted: made here, or those that `d2st eval --split val` kept.
 
-Kept predictions count only if they come from the very same checkpoint: its digest stands in the metrics.json beside them.
+Kept predictions count only if they come from the very same checkpoint, whose digest stands in the metrics.json beside them, and have the
+labels and splits of the cache: what another manifest calls val may have been trained on.
 """
 
 import json
@@ -56,7 +57,8 @@ def kept_validation(folder: Path, *, checkpoint: str) -> pl.DataFrame | None:
         return None
     try:
         summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if summary["split"] != FITTED_ON or summary["about"].get("checkpoint") != checkpoint:
+        about = summary["about"]
+        if summary["split"] != FITTED_ON or about.get("checkpoint") != checkpoint or about.get("manifests"):
             return None
         return pl.read_parquet(folder / "predictions.parquet").match_to_schema(PREDICTIONS)
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:

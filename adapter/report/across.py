@@ -32,7 +32,7 @@ def matrices(record: Record, sources: Sources) -> Html:
         columns = sorted({key for row in cells for key in row}, key=lambda key: tuple(part or "" for part in key))
         rows = []
         for stage, row in zip(tested, cells, strict=True):
-            trained = sources.trained_on([other for other in record.stages if other.number <= stage.number])
+            trained = sources.trained_on(stage)
             rows.append([f"stage {stage.number}", *(_cell(row.get(key), key, trained) for key in columns)])
         several = len({dataset for dataset, _, _ in columns}) > 1
         heads = [" ".join(filter(None, (d if several or not m else "", m, f"({k}s)"))) for d, k, m in columns]

@@ -97,7 +97,11 @@ def _summary(record: Record) -> Iterator[Html]:
         level, counts = evaluation.summary["overall"]["video"], evaluation.summary["samples"]
         between = level["intervals"].get("auc")
         auc = number(level["auc"]) + (f" ({number(between[0])} – {number(between[1])})" if between else "")
-        facts += [("video AUC", auc), ("samples", f"{counts['scored']}: {counts['real']} real, {counts['fake']} fake")]
+        kinds = " and ".join(f"{kind}s" for kind in evaluation.summary.get("kinds") or ())
+        facts += [
+            (f"AUC of {kinds}" if kinds else "AUC", auc),
+            ("samples", f"{counts['scored']}: {counts['real']} real, {counts['fake']} fake"),
+        ]
     facts += [(name, result[key]) for name, key in (("adapter", "adapter"), ("trained", "finished_at")) if result.get(key)]
     yield definitions(facts)
     for warning in _warnings(record):

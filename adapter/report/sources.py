@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from d2st.adapter.evaluate.lineage import RECORD, lineage
 from d2st.adapter.report.gather import Record, Stage
 from d2st.cache.errors import StoreError
 from d2st.cache.store import Store
@@ -36,16 +37,18 @@ class Sources:
     rejected: pl.DataFrame
     configs: Mapping[str, Mapping[str, Any]]
 
-    def trained_on(self, stages: Sequence[Stage]) -> frozenset[tuple[str, str]] | None:
-        """(data set, method) of what these stages were trained on; None where that can't be told any more."""
-        seen = [stage.samples.select("sample_id", "split") for stage in stages if stage.samples is not None]
-        if not seen:
+    def trained_on(self, stage: Stage) -> frozenset[tuple[str, str]] | None:
+        """(data set, method) of what a stage and those that it came from were trained on; None where that can't be told any more."""
+        folders, whole = lineage(stage.folder)
+        seen = [pl.read_parquet(folder / RECORD, columns=["sample_id", "split"]) for folder in folders]
+        if not seen or not whole:
             return None
         ids = pl.concat([part.with_columns(pl.col("split").cast(pl.String)) for part in seen]).filter(
             pl.col("split") == "train"
         )
-        known = self.manifest.join(ids.unique(), on="sample_id", how="semi")
-        return frozenset(known.select("dataset", "method").unique().iter_rows()) if len(known) else None
+        ids = ids.unique("sample_id")
+        known = self.manifest.join(ids, on="sample_id", how="semi")
+        return frozenset(known.select("dataset", "method").unique().iter_rows()) if 0 < len(known) == len(ids) else None
 
 
 def find_sources(record: Record, named: Sequence[Path] = ()) -> Sources:

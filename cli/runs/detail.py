@@ -49,17 +49,16 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[An
 
 
 def _evaluations(path: Path) -> dict[str, dict[str, Any]]:
-    """split -> kind -> auc, its interval and eer, of each `d2st eval` of the stage's own cache."""
+    """split -> "image" or "video" -> auc by video_id, its interval and eer, of each `d2st eval` of the stage's own cache."""
     found: dict[str, dict[str, Any]] = {}
     for split in ("val", "test"):
         try:
-            overall = read_json(path / f"eval-{split}" / "metrics.json").get("overall", {})
+            kinds = read_json(path / f"eval-{split}" / "metrics.json").get("kinds", {})
         except ValueError:
             continue
         found[split] = {
             kind: {"auc": part.get("auc"), "interval": part.get("intervals", {}).get("auc"), "eer": part.get("eer")}
-            for kind, part in overall.items()
-            if isinstance(part, dict)
+            for kind, part in ((kind, scope["video"]) for kind, scope in kinds.items())
         }
     return found
 

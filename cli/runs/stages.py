@@ -121,13 +121,13 @@ def epochs_of(path: Path) -> list[dict[str, Any]]:
 
 
 def _test_auc(path: Path, metric: str) -> float | None:
-    """Of the test split, of the same kind; None where it was not evaluated, or an older checkpoint was."""
+    """By video_id, of the test split's samples of the metric's kind; None where it was not evaluated, or an older checkpoint was."""
     found, best = path / "eval-test" / "metrics.json", path / "best.safetensors"
     if not found.is_file() or (best.is_file() and best.stat().st_mtime > found.stat().st_mtime):
         return None
-    kind = metric.removesuffix("_auc")
-    overall = read_json(found).get("overall", {})
-    value = overall.get(kind, {}).get("auc")
+    summary, kind = read_json(found), metric.removesuffix("_auc")
+    scope = summary.get("overall", {}) if metric == "auc" else summary.get("kinds", {}).get(kind, {})
+    value = scope.get("video", {}).get("auc")
     return float(value) if value is not None else None
 
 

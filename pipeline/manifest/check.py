@@ -73,6 +73,10 @@ def check_manifest(manifest: pl.DataFrame) -> list[Finding]:
             manifest.explode("identity"), "identity", "split", "identity_leak", "identities are in two splits or more", _LEAK
         ),
         _crossing(manifest, "video_id", "split", "video_leak", "videos are in two splits or more", _LEAK),
+        _crossing(manifest, "path", "split", "path_leak", "files are in two splits or more, by two data sets' names", _LEAK),
+        _crossing(
+            manifest, "path", "label", "path_label", "files have both labels, by two data sets' names", "Keep the right one"
+        ),
         _crossing(
             manifest,
             "video_id",

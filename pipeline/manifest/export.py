@@ -42,7 +42,12 @@ def to_deepfakebench(manifest: pl.DataFrame, root: Path) -> tuple[dict[str, Any]
             if leveled:
                 place = place.setdefault(row["compression"], {})
             names = row["frame_files"] or list_frames(root / row["path"])
-            place[row["video_id"].removeprefix(f"{dataset}/").replace("/", "_")] = {
+            name = own = row["video_id"].removeprefix(f"{dataset}/").replace("/", "_")
+            number = 1
+            while name in place:  # a/b_c and a_b/c, or several folders of one video
+                number += 1
+                name = f"{own}_{number}"
+            place[name] = {
                 "label": label,
                 "frames": [f"{row['path']}/{name}" for name in names],
             }

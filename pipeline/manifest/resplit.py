@@ -1,5 +1,6 @@
 """New splits for a manifest: by identity, so that nobody is in two of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -27,7 +28,7 @@ def resplit(manifest: pl.DataFrame, *, shares: Mapping[str, float], seed: int = 
         raise UsageError(f"there is no split {unknown[0]!r}", fix=f"Splits are {', '.join(SPLITS)}")
     if both := sorted(shares.keys() & set(keep)):
         raise UsageError(f"{both[0]} is to be kept and to be filled", fix="Do one of both")
-    if not shares or min(shares.values()) <= 0:
+    if not shares or not all(0 < share < math.inf for share in shares.values()):
         raise UsageError(
             "no split is left that the samples could go to", fix="Give a share above 0 to a split that is not kept"
         )

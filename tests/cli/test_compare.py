@@ -78,6 +78,7 @@ def test_shows_the_difference_and_writes_it_down(runs, tmp_path):
         "blend",
     ):
         assert word in shown
+    assert "what good/stage1, bad/stage1 learnt from can't be told" in shown  # and is not taken for seen
     out = tmp_path / "runs" / "compare-test"
     assert {path.name for path in out.iterdir()} == {"compare.json", "datasets.png", "methods.png"}
     made = json.loads((out / "compare.json").read_text())
@@ -92,6 +93,15 @@ def test_json_is_the_file_and_any_metric_may_be_asked_for(runs, tmp_path):
     assert made["metric"] == "eer"
     assert made["runs"][1]["difference"] > 0
     assert "DeLong" not in call(*runs, "--metric", "tpr_at_fpr.0.01")
+
+
+def test_runs_of_one_name_in_two_folders(runs, tmp_path):
+    other = make_run(tmp_path / "elsewhere" / "good", seed=2, skill=1.0)
+    made = json.loads(call(*runs, other, "--json"))
+    assert [row["run"] for row in made["runs"]] == ["runs/good/stage1", "bad/stage1", "elsewhere/good/stage1"]
+    assert made["samples"]["lost"] == {"runs/good/stage1": 2, "bad/stage1": 0, "elsewhere/good/stage1": 2}
+    with pytest.raises(ConfigError, match="Name each run once"):
+        call(runs[0], runs[0] / "stage1")
 
 
 def test_what_can_not_be_compared(runs):

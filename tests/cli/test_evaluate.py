@@ -18,6 +18,7 @@ from d2st.cache.level import ensure_level
 from d2st.cache.plan import extend_plan
 from d2st.cache.store import Store
 from d2st.cli.evaluate import evaluate
+from d2st.pipeline.manifest import SCHEMA, write_manifest
 
 CHANNELS = 4
 CONFIG = {"backbone": "tiny", "layers": ["block_3"]}
@@ -157,6 +158,13 @@ def test_says_so_when_it_scores_what_was_trained_on(run):
     seen.write_parquet(run / "stage1" / "samples.parquet")  # an earlier stage counts too
     assert "seen in training" in call(run, "--device", "cpu")
     assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 2
+    (run / "stage2" / "fingerprint.json").write_text(json.dumps({"init": "other/stage1", "cache_path": "../../../faces.d2st"}))
+    call(run, "--device", "cpu")  # it did not start from the stage 1 beside it
+    assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 0
+    (run.parent / "other" / "stage1").mkdir(parents=True)
+    seen.head(1).write_parquet(run.parent / "other" / "stage1" / "samples.parquet")
+    call(run, "--device", "cpu")
+    assert json.loads((run / "stage2" / "eval-test" / "metrics.json").read_text())["samples"]["trained_on"] == 1
 
 
 def with_val(store):
@@ -182,11 +190,30 @@ def test_the_temperature_comes_from_the_runs_own_val_split(run, tmp_path):
     metrics = kept.parent / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"checkpoint": "', '"checkpoint": "0'))
     assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 4
+    # nor does one by another manifest serve, which may call other samples val
+    manifest = Store.open(tmp_path / "faces.d2st").manifest()
+    flipped = pl.when(pl.col("split") == "val").then(pl.lit("test")).otherwise(pl.lit("val"))
+    lacking = {name: pl.lit(None) for name in SCHEMA if name not in manifest.columns}
+    rows = manifest.with_columns(split=flipped, **lacking).select(SCHEMA.names()).cast(dict(SCHEMA))
+    write_manifest(rows, tmp_path / "flipped.parquet", root=tmp_path)
+    call(run, "--split", "val", "--manifest", tmp_path / "flipped.parquet", "--device", "cpu")
+    assert json.loads(metrics.read_text())["about"]["manifests"] == ["flipped.parquet"]
+    assert json.loads(call(run, "--device", "cpu", "--json"))["calibration"]["samples"] == 4
     # without its own cache there is none, rather than that of other data
     shutil.rmtree(tmp_path / "faces.d2st")
     with_val(Store.open(tmp_path / "wild.d2st"))
     lost = json.loads(call(run, "--cache", tmp_path / "wild.d2st", "--device", "cpu", "--json"))["calibration"]
     assert (lost["temperature"], lost["samples"]) == (None, 0)
+
+
+def test_caches_of_one_name_do_not_replace_each_other(run, tmp_path):
+    for name in ("celeb", "dfdc"):
+        (tmp_path / name).mkdir()
+        make_store(tmp_path / name / "faces.d2st", name)
+    for name in ("celeb", "dfdc", "celeb", "dfdc"):
+        call(run, "--cache", tmp_path / name / "faces.d2st", "--device", "cpu")
+    found = {path.name: pl.read_parquet(path / "predictions.parquet")["dataset"][0] for path in (run / "stage2").glob("eval-*")}
+    assert found == {"eval-test-faces": "celeb", "eval-test-dfdc-faces": "dfdc"}
 
 
 def test_protocol_is_shown_beside_ours_with_the_reasons(run, tmp_path):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from d2st.adapter.train.checkpoint import build_detector, save_checkpoint
 from d2st.cache import Store
 from d2st.cache.errors import UnknownNameError, UsageError, WeightsError
+from d2st.cli import robustness
 from d2st.cli.app import app
 from d2st.pipeline.manifest import write_manifest
 
@@ -105,6 +106,36 @@ def test_json_and_a_part_of_the_samples(project, tmp_path):
     assert (found["samples"]["scored"], found["samples"]["available"]) == (4, 8)
     assert {(level["n_real"], level["n_fake"]) for level in found["clean"]["kinds"].values()} == {(1, 1)}
     assert found["clean"]["largest_difference_from_cache"] < 1e-6
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_passes_that_are_done_survive_a_stop(project, tmp_path, monkeypatch):
+    run, options = project / "runs" / "all", ("--perturb", "noise", "--out", tmp_path / "stopped")
+    d2st("eval", run, "--perturb", "noise", "--out", tmp_path / "whole")
+    done, real = [], robustness.score_changed
+
+    def stops(study, chosen, change, **others):
+        if len(done) == 3 and others:  # the estimate has none
+            raise OSError("pulled the plug")
+        made = real(study, chosen, change, **others)
+        done.extend([1] * bool(others))
+        return made
+
+    monkeypatch.setattr(robustness, "score_changed", stops)
+    d2st("eval", run, *options, fails=OSError)
+    kept = sorted((tmp_path / "stopped" / "perturb").iterdir())
+    assert len(kept) == 3
+    kept[0].write_bytes(b"damaged")
+    done.clear()
+    d2st("eval", run, *options[:2], "--max-samples", 4, *options[2:], fails=OSError)  # other samples: nothing is taken over
+    assert len(list((tmp_path / "stopped" / "perturb").iterdir())) == 6
+    monkeypatch.setattr(robustness, "score_changed", real)
+    shown = d2st("eval", run, *options)
+    assert "3 of 6 passes are there" in shown.output
+    assert "3 passes over" in shown.output
+    assert not (tmp_path / "stopped" / "perturb").exists()
+    for name in ("robustness.json", "robustness.parquet"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_weights_may_lie_elsewhere_but_must_be_the_same(project, tmp_path):

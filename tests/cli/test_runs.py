@@ -11,6 +11,7 @@ from d2st.cli.runs.compare import compare
 from d2st.cli.runs.ls import Sort, ls
 from d2st.cli.runs.read import find_run, read_run, read_runs
 from d2st.cli.runs.show import show
+from d2st.cli.runs.stages import read_stage
 
 
 def make_stage(runs, name, stage=1, *, value=0.8, cache="c1", test=None, overrides=(), shuffled=False, when=1000.0, **others):
@@ -45,10 +46,12 @@ def make_stage(runs, name, stage=1, *, value=0.8, cache="c1", test=None, overrid
     write(folder / "result.json", {**result, **others})
     if test is not None:
         (folder / "eval-test").mkdir()
-        write(
-            folder / "eval-test" / "metrics.json",
-            {"overall": {"video": {"auc": test, "eer": 0.2, "intervals": {"auc": [0.6, 0.9]}}}},
-        )
+        level = {"eer": 0.2, "intervals": {"auc": [0.6, 0.9]}}
+        scopes = {
+            kind: {"video": {**level, "auc": auc}, "frame": level} for kind, auc in (("video", test), ("image", test / 2))
+        }
+        both = {"video": {**level, "auc": test * 0.75}, "frame": level, "note": None}
+        write(folder / "eval-test" / "metrics.json", {"overall": both, "kinds": scopes})
     return folder
 
 
@@ -264,10 +267,16 @@ def test_compare_shows_what_differs(runs, capsys):
     assert found["settings"] == {"optim.lr": [0.03, 0.001]}
     assert found["metrics"]["val AUC"] == [0.8, 0.8]
     assert found["metrics"]["test video AUC"] == [0.75, None]
+    assert found["metrics"]["test image AUC"] == [0.375, None]
     assert "different caches" in found["notes"][0]
     assert found["next"].startswith("d2st compare ")
     with pytest.raises(UsageError):
         compare(["a", "a"], runs)
+
+
+@pytest.mark.parametrize(("metric", "found"), [("video_auc", 0.8), ("image_auc", 0.4), ("auc", 0.6)])
+def test_the_test_auc_is_of_the_kind_that_validation_looked_at(runs, metric, found):
+    assert read_stage(make_stage(runs, "a", test=0.8, metric=metric)).test == pytest.approx(found)
 
 
 def test_runs_are_read_without_torch(runs):

@@ -37,11 +37,15 @@ def read_list(root: Path) -> dict[str, int]:
     file = root / LIST
     if not file.is_file():
         return {}
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"can't read {file} as text: {error}", fix="Restore the published list") from error
     listed = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        flag, _, path = line.strip().partition(" ")
+        flag, _, path = line.strip().replace("\t", " ").partition(" ")
         if flag not in ("0", "1") or not path:
             raise ManifestError(
                 f'{file}, line {number}: {line!r} is not "1 YouTube-real/00170.mp4"', fix="Restore the published list"

@@ -7,6 +7,7 @@ groups are whole paths, since several manipulations share folder names. Where va
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ class _Video(NamedTuple):
 def read_list(file: Path) -> list[_Video]:
     """The videos of a list, test before val before train. Raises ManifestError for another structure, naming the place."""
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ManifestError(f"can't read {file} as JSON: {error}", fix="Name a DeepfakeBench list, or a folder") from error
     videos = []
@@ -52,11 +53,12 @@ def read_list(file: Path) -> list[_Video]:
                     )
                 where = f"{dataset} / {group} / {split}"
                 for name, entry in _items(content, file, where):
+                    here = f"{file}: {where} / {name}"
                     if "frames" in entry:
-                        videos.append(_video(dataset, split, None, name, entry))
+                        videos.append(_video(dataset, split, None, name, entry, here))
                         continue
                     inner = _items(entry, file, f"{where} / {name}")  # a level of compressions
-                    videos += [_video(dataset, split, name, video, item) for video, item in inner]
+                    videos += [_video(dataset, split, name, video, item, f"{here} / {video}") for video, item in inner]
     return sorted(videos, key=lambda video: -SPLITS.index(video.split))
 
 
@@ -69,9 +71,14 @@ def _items(tree: Any, file: Path, where: str) -> Sequence[tuple[str, dict[str, A
     return list(tree.items())
 
 
-def _video(dataset: str, split: str, compression: str | None, name: str, entry: Mapping[str, Any]) -> _Video:
-    frames = tuple(str(path).replace("\\", "/") for path in entry.get("frames", ()))
-    return _Video(dataset, split, compression, name, str(entry.get("label", "")), frames)
+def _video(dataset: str, split: str, compression: str | None, name: str, entry: Mapping[str, Any], where: str) -> _Video:
+    frames, label = entry.get("frames", []), entry.get("label")
+    if not isinstance(frames, list) or not isinstance(label, str) or not re.search("[^\\W\\d]", label):
+        raise ManifestError(
+            f"{where} does not have the frames and the label of a video",
+            fix='{"label": "DFDC_Fake", "frames": ["...png", ...]}, with a label in words, as DeepfakeBench writes it',
+        )
+    return _Video(dataset, split, compression, name, label, tuple(str(path).replace("\\", "/") for path in frames))
 
 
 def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
@@ -80,7 +87,9 @@ def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
     for video in read_list(place.source):
         folder = disk.folder_of(video.frames)
         if folder is None:
-            ignored.missing.append(f"{video.dataset}/{video.name}")
+            # the folder as the list has it: several manipulations and compressions share the names of videos
+            named = PurePosixPath(video.frames[0]).parent if video.frames else PurePosixPath(video.dataset, video.name)
+            ignored.missing.append(str(named))
             continue
         if folder in taken:
             ignored.aside[f"listed in {video.split} and in another split or group"] += 1
@@ -92,7 +101,7 @@ def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
         ignored.missing.extend(f"{folder}/{name}" for name in wanted if name not in there)
         if not names:
             continue
-        is_real = "real" in video.label.casefold()
+        is_real = _is_real(video.label)
         yield Found(
             path=folder,
             kind="frames",
@@ -107,6 +116,12 @@ def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
             dataset=video.dataset,
             frame_files=None if len(names) == len(there) else tuple(names),
         )
+
+
+def _is_real(label: str) -> bool:
+    """FF-real, DFDC_Real, Celeb-real: the last word says it. Methods may hold "real" themselves: whichisreal_Fake, of DF40."""
+    last = re.split(r"[_\W]+", label.casefold())[-1]
+    return "real" in label.casefold() and not last.startswith("fake")
 
 
 def _method(label: str) -> str:

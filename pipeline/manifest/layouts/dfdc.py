@@ -41,8 +41,11 @@ def _matches(source: Path) -> bool:
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """File stem -> {label, original, split} of a folder's metadata.json or labels.csv (the latter: test); empty without. ManifestError."""
     if (file := folder / "labels.csv").is_file():
-        with _readable(file).open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
+        try:
+            with _readable(file).open(newline="", encoding="utf-8-sig") as stream:
+                rows = list(csv.DictReader(stream))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ManifestError(f"{file} is not a table of text: {error}", fix="Restore the published file") from error
         if rows and not {"filename", "label"} <= rows[0].keys():
             raise ManifestError(f"{file} has columns {', '.join(rows[0])}", fix="It needs filename and label")
         return {
@@ -59,7 +62,7 @@ def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         Path(name).stem: {
             "label": _label(entry.get("label"), file, name),
-            "original": Path(entry["original"]).stem if entry.get("original") else None,
+            "original": Path(str(entry["original"])).stem if entry.get("original") else None,
             "split": None if entry.get("split") in (None, "train") else _split(entry["split"], file),
         }
         for name, entry in listed.items()
@@ -146,17 +149,16 @@ def _label(value: Any, file: Path, name: str) -> int:
     return label
 
 
-def _split(value: str, file: Path) -> str:
+def _split(value: Any, file: Path) -> str:
     names = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-    if value not in names:
+    if str(value) not in names:
         raise ManifestError(f"{file} knows a split {value!r}", fix=f"Splits are {', '.join(names)}")
     return names[value]
 
 
 def _json(file: Path) -> Mapping[str, dict[str, Any]]:
-    text = _readable(file).read_text(encoding="utf-8")
     try:
-        listed = json.loads(text)
+        listed = json.loads(_readable(file).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ManifestError(f"{file} is not JSON: {error}", fix="Restore the published file") from error
     if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()):

@@ -46,7 +46,7 @@ def read_pairs(root: Path) -> dict[str, str]:
         if file is None:
             continue
         try:
-            pairs = json.loads(file.read_text(encoding="utf-8"))
+            pairs = json.loads(file.read_text(encoding="utf-8-sig"))
             ids = [str(name) for one, other in pairs for name in (one, other)]
         except (OSError, ValueError, TypeError) as error:
             raise ManifestError(

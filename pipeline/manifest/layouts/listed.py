@@ -3,7 +3,9 @@
 Nothing is guessed that the table says; what it does not say is read off the path as far as that goes.
 """
 
+import math
 import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ import polars as pl
 from d2st.cache.errors import ManifestError
 from d2st.pipeline.manifest.layouts.base import Found, Layout, Place
 from d2st.pipeline.manifest.layouts.folders import CLASS_NAMES, SPLIT_NAMES
-from d2st.pipeline.manifest.schema import FAKE, REAL
+from d2st.pipeline.manifest.schema import FAKE, KINDS, REAL
 from d2st.pipeline.manifest.walk import Ignored, media_kind
 
 __all__ = ["TABLE"]
 
 KNOWN = ("path", "label", "kind", "method", "split", "video_id", "identity", "dataset", "compression", "box", "landmarks")
+TEXTS = ("path", "kind", "method", "split", "video_id", "dataset", "compression")  # numbers are taken as words
 
 EXPECTS = """\
 LIST.csv or LIST.parquet (and --root MEDIA, if the paths do not start beside it)
@@ -27,9 +30,10 @@ a/1.mp4,fake,FaceSwap,train,id1|id2           several identities or numbers: sep
 
 
 def read_table(file: Path) -> pl.DataFrame:
-    """The table, its columns as text or as they are in Parquet. Raises ManifestError."""
+    """The table, its columns as they are in Parquet, those in `TEXTS` as text. Raises ManifestError."""
     try:
-        table = pl.read_csv(file, infer_schema=False) if file.suffix.lower() == ".csv" else pl.read_parquet(file)
+        is_csv = file.suffix.lower() == ".csv"
+        table = pl.read_csv(file, infer_schema=False, glob=False) if is_csv else pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise ManifestError(f"can't read {file}: {reason}", fix="Name a CSV file with a header, or a Parquet file") from error
@@ -39,13 +43,22 @@ def read_table(file: Path) -> pl.DataFrame:
         raise ManifestError(f"{file} lacks the column {' and '.join(lacking)}", fix=f"Known columns: {', '.join(KNOWN)}")
     if unknown:
         raise ManifestError(f"{file} has unknown columns {', '.join(unknown)}", fix=f"Remove them; known: {', '.join(KNOWN)}")
-    return table
+    plain = [name for name in TEXTS if name in table.columns]
+    nested = [name for name in plain if table.schema[name].is_nested()]
+    if nested:
+        raise ManifestError(f"{file}: the column {nested[0]} holds {table.schema[nested[0]]}", fix="Give one text a row")
+    table = table.with_columns(pl.selectors.float().fill_nan(None))  # how other tools write that there is none
+    return table.with_columns(pl.col(plain).cast(pl.String))
 
 
 def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
     for number, row in enumerate(read_table(place.source).iter_rows(named=True), 2):
+        if all(value is None or value == "" for value in row.values()):  # a blank line
+            continue
         where = f"{place.source}, row {number}"
-        path = str(row["path"] or "").replace("\\", "/").removeprefix("./")
+        path = posixpath.normpath((row["path"] or ".").replace("\\", "/"))
+        if path == ".":
+            raise ManifestError(f"{where} names no path", fix="Fill the column path, or remove the row")
         label = _label(row["label"], where)
         size, frames = _on_disk(place.root / path)
         if size is None:
@@ -55,6 +68,8 @@ def _find(place: Place, ignored: Ignored) -> Iterator[Found]:
         if kind is None:
             ignored.extensions[os.path.splitext(path)[1].lower() or "no extension"] += 1
             continue
+        if kind not in KINDS:
+            raise ManifestError(f"{where}: kind {kind!r} is not known", fix=f"Kinds are {', '.join(KINDS)}, or empty")
         method = row.get("method") or ("real" if label == REAL else "unknown")
         yield Found(
             path=path,
@@ -104,8 +119,10 @@ def _split(value: str | None, where: str) -> str | None:
 
 
 def _several(value: Any) -> tuple[str, ...] | None:
+    if value is not None and not isinstance(value, str | list):
+        value = [value]
     names = value.split("|") if isinstance(value, str) else value or ()
-    return tuple(str(name) for name in names if str(name)) or None
+    return tuple(str(name) for name in names if name is not None and str(name)) or None
 
 
 def _numbers(value: Any, count: int, where: str) -> tuple[float, ...] | None:
@@ -116,7 +133,7 @@ def _numbers(value: Any, count: int, where: str) -> tuple[float, ...] | None:
         numbers = tuple(float(part) for part in parts)
     except ValueError:
         numbers = ()
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise ManifestError(f"{where}: {value!r} is not {count} numbers", fix="Separate them by |")
     return numbers
 

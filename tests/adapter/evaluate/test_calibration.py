@@ -116,6 +116,14 @@ def test_shared_samples_or_videos_are_refused_with_the_reason(scored):
     assert "no val split" in validation_temperature(val.head(0), same).reason
 
 
+def test_nothing_is_fitted_on_what_the_detector_was_trained_on(scored):
+    """A run that was trained by another manifest had another val split than its cache names."""
+    val, test = scored("val", *logits(50, sharpness=2.0), prefix="v"), scored("test", *logits(50))
+    made = summarise(test, clip_frames=1, validation=val, trained_on=[val["sample_id"][7], "x"], resamples=10)["calibration"]
+    assert made["temperature"] is None
+    assert "was trained on 1 of the 50 samples" in made["reason"]
+
+
 def test_summary_tells_before_and_after(scored):
     val, test = scored("val", *logits(2000, sharpness=4.0), prefix="v"), scored("test", *logits(600, sharpness=4.0, seed=2))
     made = summarise(test, clip_frames=1, validation=val, resamples=100)

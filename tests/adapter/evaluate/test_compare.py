@@ -2,12 +2,13 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from d2st.adapter.evaluate.compare import Scored, compare, read_scored
+from d2st.adapter.evaluate.compare import Scored, compare, read_scored, stage_names
 from d2st.adapter.evaluate.delong import delong_test
 from d2st.adapter.evaluate.digest import checkpoint_digest
 from d2st.adapter.evaluate.heatmap import heatmap_png
@@ -164,6 +165,22 @@ def test_reads_all_evaluations_of_a_split(evaluated, table):
     found = read_scored(evaluated(), split="test", about=ABOUT)
     assert (found.name, found.stage, found.adapter, found.trained) == ("one/stage1", 1, "d2st", None)
     assert found.predictions.equals(pl.concat([table(0), table(1, dataset="b")]))
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["/w/runs/a/stage1", "/w/runs/a/stage2"], ["a/stage1", "a/stage2"]),
+        (
+            ["/w/x/runs/a/stage1", "/w/y/runs/a/stage1", "/w/x/runs/b/stage1"],
+            ["x/runs/a/stage1", "y/runs/a/stage1", "b/stage1"],
+        ),
+        (["/w/a/stage1", "/w/w/a/stage1"], ["/w/a/stage1", "w/w/a/stage1"]),
+        (["/w/runs/a/stage1"] * 2, ["/w/runs/a/stage1"] * 2),
+    ],
+)
+def test_runs_of_one_name_are_called_by_as_much_as_tells_them_apart(folders, names):
+    assert stage_names([Path(folder) for folder in folders]) == names
 
 
 def test_says_which_evaluation_is_missing_old_or_damaged(evaluated):

@@ -10,6 +10,7 @@ import torch
 
 from d2st.adapter.evaluate.calibration import fit_temperature
 from d2st.adapter.evaluate.digest import checkpoint_digest
+from d2st.adapter.evaluate.plots import roc_png
 from d2st.adapter.evaluate.run import check_store, choose_samples, evaluate_run
 from d2st.adapter.evaluate.score import PREDICTIONS
 from d2st.adapter.evaluate.validation import kept_validation, score_validation
@@ -72,6 +73,11 @@ def test_plots_show_the_data(tmp_path, make_store, corpus, make_detector):
         pixels = np.asarray(Image.open(tmp_path / "out" / "plots" / f"{name}.png").convert("RGB")).reshape(-1, 3)
         colourful = (pixels.max(1).astype(int) - pixels.min(1) > 60).mean()
         assert 0.0005 < colourful < 0.5
+
+
+def test_names_are_no_formulas(predictions):
+    rows = [("a", "real", "video", f"r{i}", [0.1 * i]) for i in range(1, 4)] + [("a", r"$^$ $\y$", "video", "f", [0.9])]
+    assert roc_png(predictions(rows), title=r"runs of $\x$") == roc_png(predictions(rows), title=r"runs of $\x$")
 
 
 @pytest.mark.usefixtures("unplotted")

@@ -55,6 +55,16 @@ def test_one_broken_rule_is_reported_alone(changed, expected):
     assert codes(frame(*changed)) == expected
 
 
+def test_a_file_of_two_data_sets():
+    def also(label, split):
+        other = frame(row("x", label, split)).filter(pl.col("path") == "x").with_columns(path=pl.lit("train0"))
+        return codes(pl.concat([frame(), other]))
+
+    assert also(0, "train") == set()
+    assert also(0, "test") == {("path_leak", 1)}
+    assert also(1, "train") == {("path_label", 1)}
+
+
 def test_warnings():
     assert codes(frame(), "warning") == set()
     assert codes(frame(row("x", 0, "train", duplicate_of=FIRST)), "warning") == {("duplicate", 1)}

@@ -56,6 +56,21 @@ def test_faceforensics_has_the_labels_that_deepfakebench_knows_and_keeps_its_peo
     assert after.select(columns).equals(before.select(columns))
 
 
+def test_videos_whose_names_meet_are_all_there(tmp_path):
+    for path in ("real/a_b/c_1", "real/a/b_c_1", "fake/M/v1", "fake/M/v2"):
+        (tmp_path / path).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / path / f"{number}.png").write_bytes(path.encode() + bytes([number]))
+    before = scan_folder(tmp_path, split="test").manifest
+    one = (
+        pl.when(pl.col("label") == 1).then(pl.lit("set/clip")).otherwise(pl.col("video_id"))
+    )  # as a table of one's own may say
+    made, _ = to_deepfakebench(before.with_columns(video_id=one), tmp_path)
+    (tmp_path / "list.json").write_text(json.dumps(made))
+    after = scan_folder(tmp_path / "list.json").manifest
+    assert after.select("sample_id", "label").equals(before.select("sample_id", "label"))
+
+
 def test_nothing_to_export(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.mp4").write_bytes(b"x")

@@ -63,6 +63,7 @@ SENSELESS = [
     ({}, "no split is left"),
     ({"dev": 1.0}, "no split 'dev'"),
     ({"train": -1.0}, "no split is left"),
+    ({"train": float("nan"), "val": 1.0}, "no split is left"),
     ({"train": 1.0, "test": 1.0}, "test is to be kept and to be filled"),
 ]
 

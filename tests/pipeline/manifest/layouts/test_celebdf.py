@@ -41,3 +41,12 @@ def test_damaged_list(tree, scan, line, said):
     (tree.root / "List_of_testing_videos.txt").write_text(line)
     with pytest.raises(ManifestError, match=said):
         scan()
+
+
+def test_a_byte_order_mark_and_tabs_are_read_and_no_text_is_refused(tree, scan):
+    tree(*FILES)
+    (tree.root / "List_of_testing_videos.txt").write_bytes(b"\xef\xbb\xbf1\tYouTube-real/00170.mp4\r\n")
+    assert [path for path, row in scan()[1].items() if row["split"] == "test"] == ["YouTube-real/00170.mp4"]
+    (tree.root / "List_of_testing_videos.txt").write_bytes(b"1 YouTube-real/\xe9.mp4\n")
+    with pytest.raises(ManifestError, match="as text"):
+        scan()

@@ -73,7 +73,7 @@ def test_a_subset_of_the_frames_and_missing_ones(tree, scan):
     assert rows[video]["frame_files"] == ["002.png", "004.png"]
     assert rows[video]["frames"] == 2
     assert (rows[video]["method"], rows[video]["label"]) == ("UADFV", 1)
-    assert made.ignored.missing == [f"{video}/999.png", "UADFV/0002_fake"]
+    assert made.ignored.missing == [f"{video}/999.png", gone]
 
 
 def test_val_that_repeats_test_leaves_the_videos_in_test(tree, scan):
@@ -120,3 +120,29 @@ def test_other_media_folder(tree, scan, tmp_path):
 def test_another_structure(tree, scan, content, said):
     with pytest.raises(ManifestError, match=said):
         scan(listed(tree, content))
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("whichisreal_Fake", (1, "whichisreal")),
+        ("whichisreal_Real", (0, "real")),
+        ("DFDCP_FakeB", (1, "DFDCP")),
+        ("FF-NT", (1, "NeuralTextures")),
+        ("Celeb-real", (0, "real")),
+        ("UADFV_Real", (0, "real")),
+    ],
+)
+def test_the_last_word_of_a_label_decides(tree, scan, label, says):
+    tree(*frames("v"))
+    _, rows = scan(listed(tree, {"set": {label: {"test": {"v": entry(label, frames("v"))}}}}))
+    assert (rows["v"]["label"], rows["v"]["method"]) == says
+
+
+@pytest.mark.parametrize(
+    "video", [entry(0, frames("v")), entry("1", frames("v")), {"frames": frames("v")}, entry("x_Real", None)]
+)
+def test_a_video_without_a_label_in_words_or_frames_is_refused(tree, scan, video):
+    tree(*frames("v"))
+    with pytest.raises(ManifestError, match=r"set / real / test / v does not have the frames and the label"):
+        scan(listed(tree, {"set": {"real": {"test": {"v": video}}}}))

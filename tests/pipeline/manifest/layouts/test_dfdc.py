@@ -48,11 +48,13 @@ def test_labels_of_the_test_set(tree, scan):
         ('{"a.mp4"', "is not JSON"),
         ("[1]", "does not map file names"),
         ('{"a.mp4": {"label": "REAL", "split": "dev"}}', "knows a split 'dev'"),
+        ('{"a.mp4": {"label": "REAL", "split": ["dev"]}}', "knows a split"),
+        ('{"\xe9.mp4": {"label": "REAL"}}', "is not JSON"),
     ],
 )
 def test_damaged_metadata(tree, scan, content, said):
     tree("part/a.mp4")
-    (tree.root / "part" / "metadata.json").write_text(content)
+    (tree.root / "part" / "metadata.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ManifestError, match=said):
         scan()
 
@@ -71,3 +73,13 @@ def test_preview(tree, scan):
     assert (row["label"], row["method"], row["split"], row["identity"]) == (1, "method_A", "train", ["set/1", "set/2"])
     assert rows["original_videos/1/y.mp4"]["identity"] == ["set/1"]
     assert made.ignored.missing == ["method_B/3/z"]
+
+
+def test_labels_that_are_no_text_are_refused_and_a_byte_order_mark_is_not(tree, scan):
+    tree("test/a.mp4")
+    (tree.root / "test" / "labels.csv").write_bytes(b"filename,label\n\xe9.mp4,1\n")
+    with pytest.raises(ManifestError, match="is not a table of text"):
+        scan()
+    (tree.root / "test" / "labels.csv").unlink()
+    (tree.root / "test" / "metadata.json").write_text('{"a.mp4": {"label": "FAKE", "original": 7}}', encoding="utf-8-sig")
+    assert scan()[1]["test/a.mp4"]["identity"] == ["set/7"]

@@ -32,6 +32,39 @@ def test_parquet_with_lists(tree, scan):
     assert rows["b.mp4"]["identity"] == ["two/x", "two/y"]
 
 
+def test_numbers_of_a_parquet_are_names_and_0_is_one(tree, scan):
+    tree("a.mp4", "b.mp4")
+    rows = {"path": ["a.mp4", "b.mp4"], "label": [0, 1], "identity": [0, 7], "video_id": [0, 1], "method": [None, 3]}
+    pl.DataFrame(rows).write_parquet(tree.root / "list[1].parquet")  # and no pattern of several files
+    _, rows = scan(tree.root / "list[1].parquet", dataset="own")
+    assert [rows["a.mp4"][name] for name in ("identity", "video_id")] == [["own/0"], "own/0"]
+    assert [rows["b.mp4"][name] for name in ("identity", "video_id", "method")] == [["own/7"], "own/1", "3"]
+
+
+@pytest.mark.parametrize("nobody", [[[None], [None], ["x"]], [float("nan"), float("nan"), 7.0], [None, None, "x"]])
+def test_nobody_is_no_person(tree, scan, nobody):
+    tree("a.mp4", "b.mp4", "c.mp4")
+    rows = {"path": ["a.mp4", "b.mp4", "c.mp4"], "label": [0, 1, 1], "identity": nobody}
+    pl.DataFrame(rows).write_parquet(tree.root / "list.parquet")
+    _, rows = scan(tree.root / "list.parquet")
+    assert [rows[path]["identity"] for path in ("a.mp4", "b.mp4")] == [["list/a"], ["list/b"]]
+
+
+def test_splits_that_are_numbers_or_lists_are_refused(tree, scan):
+    tree("a.mp4")
+    for split, said in ((1, "split '1' is not known"), (["train"], "the column split holds List")):
+        pl.DataFrame({"path": ["a.mp4"], "label": [1], "split": [split]}).write_parquet(tree.root / "list.parquet")
+        with pytest.raises(ManifestError, match=said):
+            scan(tree.root / "list.parquet")
+
+
+def test_as_a_spreadsheet_writes_it(tree, scan):
+    tree("a.mp4", "b.mp4")
+    (tree.root / "list[1].csv").write_bytes(b"\xef\xbb\xbfpath,label,split\r\na.mp4,Fake,test\r\n\r\nb.mp4,1.0,test\r\n,,\r\n")
+    _, rows = scan(tree.root / "list[1].csv")
+    assert {path: row["label"] for path, row in rows.items()} == {"a.mp4": 1, "b.mp4": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -41,6 +74,10 @@ def test_parquet_with_lists(tree, scan):
         ("path,label,split\na.mp4,1,dev2\n", "split 'dev2'"),
         ("path,label,box\na.mp4,1,1|2|3\n", "is not 4 numbers"),
         ("path,label\na.mp4,1\na.mp4,0\n", r"lists a\.mp4 twice"),
+        ("path,label\na.mp4,1\n.//a.mp4,0\n", r"lists a\.mp4 twice"),
+        ("path,label,kind\na.mp4,1,movie\n", "row 2: kind 'movie'"),
+        ("path,label\n,1\n", "row 2 names no path"),
+        ("path,label,box\na.mp4,1,1|2|3|nan\n", "is not 4 numbers"),
     ],
 )
 def test_bad_tables(tree, scan, text, said):
