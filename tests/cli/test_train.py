@@ -10,7 +10,7 @@ import pytest
 
 from d2st.cache.errors import D2stError
 from d2st.cli import train as command
-from d2st.cli.train_display import show_training
+from d2st.cli.train_display import resume_command, show_training
 
 SMALL = ("adapter.params.width=16", "optim.batch_size=8", "optim.epochs=2")
 
@@ -70,10 +70,24 @@ def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         d2st("1")
-    assert "--name x --resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--name x --resume" in said
+    assert "--set optim.epochs=2 " in said
     monkeypatch.undo()
     d2st("1", resume=True, overrides=[])
     assert "2 of 2" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_as_it_was_asked_for():
+    # stages that have not begun have no recipe yet: what is left out here would be lost to them without a word
+    asked = {"cache": Path("a b.d2st"), "tokens": None, "stage": None, "adapter": "st_adapter", "seed": 5}
+    asked |= {"set": ["optim.epochs=3", "stage2.optim.lr=1e-4"], "manifest": Path("m.parquet"), "name": "x"}
+    again = resume_command(asked, ranks=1, in_memory=True)
+    assert again == (
+        "d2st train --cache 'a b.d2st' --adapter st_adapter --seed 5 --set optim.epochs=3 --set stage2.optim.lr=1e-4 "
+        "--manifest m.parquet --name x --in-memory --resume"
+    )
+    assert resume_command({"name": "x"}, ranks=2, in_memory=False).startswith("torchrun --nproc-per-node 2 -m d2st train")
 
 
 @pytest.mark.parametrize(
