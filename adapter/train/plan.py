@@ -57,7 +57,7 @@ def plan_stage(store: Store, recipe: Recipe, samples: pl.DataFrame, *, ranks: in
         need_all_kinds=recipe.stage == 3,
     )
     cached = int(selection.train["frames_cached"].max())  # type: ignore[arg-type]
-    notes = [mix_note(selection.mix)]
+    notes = [mix_note(selection.mix), _statistics_note(store, samples)]
     if cached < data.frames:  # frames that no clip has need no place
         notes.append(f"the cache holds at most {cached} frames a sample: clips have {cached}, not {data.frames}")
     steps = epoch_steps(
@@ -86,6 +86,20 @@ def plan_stage(store: Store, recipe: Recipe, samples: pl.DataFrame, *, ranks: in
         sources={"cache": store.tokens.fingerprint, "manifest": rundir.manifest_digest(samples), **seen},
         steps=len(steps),
         notes=tuple(note for note in notes if note),
+    )
+
+
+def _statistics_note(store: Store, samples: pl.DataFrame) -> str | None:
+    """One line where the channel statistics rest on samples that are held out here: a manifest of the user's own has other splits."""
+    if not (store.path / "manifest.parquet").is_file():
+        return None
+    trained, name = pl.col("split").cast(pl.String) == "train", pl.col("sample_id").cast(pl.String)
+    held_out = samples.filter(~trained).join(store.manifest().filter(trained), on=name, how="semi").height
+    if not held_out:
+        return None
+    return (
+        f"the cache's channel statistics count {held_out:,} samples that are held out here, for it was built with other splits; "
+        "`d2st cache build` with this manifest counts them anew"
     )
 
 

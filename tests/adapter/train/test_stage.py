@@ -208,6 +208,15 @@ def test_other_losses_train(store, tmp_path, kind):
     assert 0 <= result.value <= 1
 
 
+def test_statistics_that_count_what_is_held_out_are_told(store):
+    recipe, split = load_recipe(1, SMALL), {"train": "train", "val": "test", "test": "val"}
+    plan = plan_stage(store, recipe, store.samples(store.manifest().with_columns(pl.col("split").replace(split))))
+    assert not any("statistics" in note for note in plan.notes)
+    turned = store.manifest().with_columns(pl.col("split").replace({"train": "test", "test": "train"}))
+    (note,) = (note for note in plan_stage(store, recipe, store.samples(turned)).notes if "statistics" in note)
+    assert "count 24 samples that are held out here" in note
+
+
 def test_a_manifest_given_replaces_labels_and_splits(store, tmp_path):
     manifest = store.manifest().with_columns(identity=pl.lit(["same"]))
     with pytest.raises(ManifestError, match="'same'"):
