@@ -1,5 +1,6 @@
 """`d2st train`: one stage or all three, straight from the cache, with live progress on stderr."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -161,7 +162,8 @@ def train(
             raise
     if not ranks.first:
         return
-    following = f"d2st eval {run['folder']} --cache {cache}"
+    following = shlex.join(["d2st", "eval", run["folder"], "--cache", str(cache)])
+    following += f" --manifest {shlex.quote(str(manifest))}" if manifest else ""
     if as_json:
         print_json({"run": run["folder"], "stages": [_as_json(result) for result in results], "next": following})
         return

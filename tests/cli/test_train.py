@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from d2st.cache import Store
 from d2st.cache.errors import D2stError
 from d2st.cli import train as command
 from d2st.cli.train_display import resume_command, show_training
@@ -52,6 +53,14 @@ def test_json_is_one_document_on_stdout(d2st, tmp_path, capsys):
     assert 0 <= stage["value"] <= 1
     assert Path(stage["best"]).is_file()
     assert document["next"].startswith("d2st eval ")
+
+
+def test_a_manifest_given_is_the_next_commands_too(d2st, cache, tmp_path, capsys, monkeypatch):
+    # by the cache's own splits it would test on what was trained on
+    own = Store.open(cache).manifest()
+    monkeypatch.setattr("d2st.pipeline.manifest.read_manifest", lambda path: own)
+    d2st("1", as_json=True, manifest=tmp_path / "my splits.parquet")
+    assert json.loads(capsys.readouterr().out)["next"].endswith(f" --manifest '{tmp_path}/my splits.parquet'")
 
 
 def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
