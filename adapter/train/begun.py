@@ -4,7 +4,7 @@ Whoever walks through the epochs, `fit` alone or a sweep with many stages at onc
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from d2st.adapter.train.log import gap_line
 from d2st.adapter.train.plan import Plan
 from d2st.adapter.train.prepare import checkpoint_name, make_network, make_trainer
 from d2st.adapter.train.ranks import Ranks
-from d2st.adapter.train.recipe_file import to_toml
+from d2st.adapter.train.recipe import Recipe
+from d2st.adapter.train.recipe_file import load_recipe, to_toml
 from d2st.adapter.train.result import StageResult, read_result, write_result
 from d2st.adapter.train.select import to_rows
 from d2st.adapter.train.trainer import BatchSource, Event, Progress, Trainer
@@ -30,7 +31,7 @@ from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Store
 from d2st.cache.files import atomic_file, write_atomic
 
-__all__ = ["Begun", "begin_stage", "end_stage"]
+__all__ = ["Begun", "about_new_stages", "begin_stage", "end_stage"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,16 @@ def end_stage(begun: Begun, ended: str, *, on_event: Event) -> StageResult:
     result = from_first(ranks, read_result(begun.run_dir) if ranks.first else None)
     on_event({"event": "end", **{key: value for key, value in asdict(result).items() if key != "best"}})
     return result
+
+
+def about_new_stages(recipes: Mapping[int, Recipe], folders: Mapping[int, Path]) -> str | None:
+    """What to tell where the begun stages of a run were changed and the others, asked for no change, take the recipes as they come."""
+    new = [str(stage) for stage in recipes if not (folders[stage] / rundir.RECIPE).is_file()]
+    if not new or all(recipe == load_recipe(stage) for stage, recipe in recipes.items() if str(stage) not in new):
+        return None
+    return (
+        f"stage {' and '.join(new)} will begin without what this run was begun with: give --set and the like again to repeat it"
+    )
 
 
 def _about_start(path: Path, plan: Plan) -> list[str]:
