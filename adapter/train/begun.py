@@ -33,6 +33,8 @@ from d2st.cache.files import atomic_file, write_atomic
 
 __all__ = ["Begun", "about_new_stages", "begin_stage", "end_stage"]
 
+ENVIRONMENT = "environment.json"
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -85,6 +87,8 @@ def begin_stage(
     trainer = make_trainer(store, plan, detector, source, device=device, ranks=ranks, on_event=on_event)
     keeper = Keeper(run_dir, {**plan.meta, "init": init}, store.tokens.stats, store.tokens.calibration, writes=ranks.first)
     with alike(ranks):
+        if going_on and (other := _other_precision(run_dir, trainer)):
+            on_event({"event": "note", "message": f"stage {stage}: {other}"})
         if not going_on and ranks.first:
             _write_surroundings(store, plan, run_dir, trainer, init=init, device=device)
         progress = keeper.restore(trainer) if going_on else Progress()
@@ -146,6 +150,16 @@ def _about_start(path: Path, plan: Plan) -> list[str]:
     return said
 
 
+def _other_precision(run_dir: Path, trainer: Trainer) -> str | None:
+    """What to say where "auto" means another precision here than where the stage began, and so other weights."""
+    began = rundir.read_json(run_dir / ENVIRONMENT).get("precision", trainer.precision)
+    if began == trainer.precision:
+        return None
+    return (
+        f"begun in {began}, goes on in {trainer.precision}, which this processor is best at; the weights will differ a little"
+    )
+
+
 def _path_to(store: Store, run_dir: Path) -> str | None:
     """Where the cache lies as seen from the run, so that `eval` finds it; None across Windows drives, where no relative path exists."""
     try:
@@ -158,7 +172,7 @@ def _write_surroundings(store: Store, plan: Plan, run_dir: Path, trainer: Traine
     rundir.open_stage(run_dir)
     write_atomic(run_dir / rundir.RECIPE, to_toml(plan.recipe).encode())
     surroundings = {**rundir.environment(device), "precision": trainer.precision, "ranks": trainer.ranks.size}
-    rundir.write_json(run_dir / "environment.json", surroundings)
+    rundir.write_json(run_dir / ENVIRONMENT, surroundings)
     rundir.write_json(run_dir / "mix.json", {"strata": plan.selection.mix.to_dicts()})
     chosen = pl.concat([plan.selection.train, plan.selection.val]).select("sample_id", "dataset", "split", "kind", "label")
     with atomic_file(run_dir / "samples.parquet") as file:

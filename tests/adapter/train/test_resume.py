@@ -128,6 +128,17 @@ def test_changes_that_a_later_stage_would_lose_are_told(store, whole):
     assert note.startswith("stage 3 will begin without what this run was begun with")
 
 
+def test_another_precision_than_it_began_with_is_told(store, whole):
+    with pytest.raises(KeyboardInterrupt):
+        go(store, whole, "moved", on_event=stop_at(3, 1))
+    file = whole / "moved" / "stage1" / "environment.json"
+    file.write_text(file.read_text().replace('"precision": "bfloat16"', '"precision": "float32"'))
+    events = []
+    go(store, whole, "moved", resume=True, on_event=events.append)
+    said = [event["message"] for event in events if event["event"] == "note"]
+    assert any("stage 1: begun in float32, goes on in bfloat16" in message for message in said)
+
+
 def tensors(path):
     data = path.read_bytes()
     return data[8 + int.from_bytes(data[:8], "little") :]
