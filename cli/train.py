@@ -1,12 +1,13 @@
 """`d2st train`: one stage or all three, straight from the cache, with live progress on stderr."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2st.cli.train_display import results_table, show_training
+from d2st.cli.train_display import results_table, resume_command, show_training
 
 if TYPE_CHECKING:
     from d2st.adapter.train import StageResult
@@ -156,18 +157,16 @@ def train(
             )
         except KeyboardInterrupt:
             if run:
-                chosen = f" --tokens {tokens}" if tokens != "main" else ""
-                chosen += " --in-memory" if in_memory else ""
-                chosen += "".join(f" --track {tracker.value}" for tracker in track or ())
-                which = f" --stage {stage.value}" if stage else ""
-                which += f" --recipe {recipe}" if recipe else ""
-                start = "d2st" if ranks.size == 1 else f"torchrun --nproc-per-node {ranks.size} -m d2st"
-                again = f"{start} train --cache {cache}{chosen}{which} --runs {runs} --name {run['name']} --resume"
+                asked = {"cache": cache, "tokens": None if tokens == "main" else tokens, "stage": stage, "manifest": manifest}
+                asked |= {"recipe": recipe, "adapter": adapter, "preset": preset, "max-samples": max_samples, "set": overrides}
+                asked |= {"init": init, "device": None if device == "auto" else device, "seed": seed, "track": track}
+                again = resume_command(asked | {"runs": runs, "name": run["name"]}, ranks=ranks.size, in_memory=in_memory)
                 stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
             raise
     if not ranks.first:
         return
-    following = f"d2st eval {run['folder']} --cache {cache}"
+    following = shlex.join(["d2st", "eval", run["folder"], "--cache", str(cache)])
+    following += f" --manifest {shlex.quote(str(manifest))}" if manifest else ""
     if as_json:
         print_json({"run": run["folder"], "stages": [_as_json(result) for result in results], "next": following})
         return

@@ -1,6 +1,7 @@
 """What `d2st train` shows, on stderr: a live bar for each stage in a terminal, a line an epoch elsewhere; and the table at the end."""
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
     from d2st.adapter.train import StageResult
 
-__all__ = ["metric_name", "results_table", "show_training"]
+__all__ = ["metric_name", "results_table", "resume_command", "show_training"]
 
 
 @contextmanager
@@ -101,6 +102,18 @@ def _live(console: "Console") -> Iterator[Callable[[dict[str, Any]], None]]:
 def metric_name(name: str) -> str:
     """video_auc -> video AUC."""
     return name.replace("_", " ").replace("auc", "AUC")
+
+
+def resume_command(asked: Mapping[str, Any], *, ranks: int, in_memory: bool) -> str:
+    """The command that goes on with a stopped run: all that was asked for, since a stage that has not begun has no recipe of its own.
+
+    Args:
+        asked: option -> its value, or the list of them; None where it was not given. ranks: processes that train.
+    """
+    given = {key: value if isinstance(value, list) else [value] for key, value in asked.items() if value is not None}
+    words = [str(word) for key, values in given.items() for value in values for word in (f"--{key}", value)]
+    start = ["d2st"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks), "-m", "d2st"]
+    return shlex.join([*start, "train", *words, *(["--in-memory"] if in_memory else []), "--resume"])
 
 
 def results_table(folder: str, results: "list[StageResult]") -> "Table":

@@ -4,7 +4,7 @@ Whoever walks through the epochs, `fit` alone or a sweep with many stages at onc
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from d2st.adapter.train.log import gap_line
 from d2st.adapter.train.plan import Plan
 from d2st.adapter.train.prepare import checkpoint_name, make_network, make_trainer
 from d2st.adapter.train.ranks import Ranks
-from d2st.adapter.train.recipe_file import to_toml
+from d2st.adapter.train.recipe import Recipe
+from d2st.adapter.train.recipe_file import load_recipe, to_toml
 from d2st.adapter.train.result import StageResult, read_result, write_result
 from d2st.adapter.train.select import to_rows
 from d2st.adapter.train.trainer import BatchSource, Event, Progress, Trainer
@@ -30,7 +31,9 @@ from d2st.adapter.train.whiten import fit_whitening
 from d2st.cache import Store
 from d2st.cache.files import atomic_file, write_atomic
 
-__all__ = ["Begun", "begin_stage", "end_stage"]
+__all__ = ["Begun", "about_new_stages", "begin_stage", "end_stage"]
+
+ENVIRONMENT = "environment.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def begin_stage(
     trainer = make_trainer(store, plan, detector, source, device=device, ranks=ranks, on_event=on_event)
     keeper = Keeper(run_dir, {**plan.meta, "init": init}, store.tokens.stats, store.tokens.calibration, writes=ranks.first)
     with alike(ranks):
+        if going_on and (other := _other_precision(run_dir, trainer)):
+            on_event({"event": "note", "message": f"stage {stage}: {other}"})
         if not going_on and ranks.first:
             _write_surroundings(store, plan, run_dir, trainer, init=init, device=device)
         progress = keeper.restore(trainer) if going_on else Progress()
@@ -124,6 +129,16 @@ def end_stage(begun: Begun, ended: str, *, on_event: Event) -> StageResult:
     return result
 
 
+def about_new_stages(recipes: Mapping[int, Recipe], folders: Mapping[int, Path]) -> str | None:
+    """What to tell where the begun stages of a run were changed and the others, asked for no change, take the recipes as they come."""
+    new = [str(stage) for stage in recipes if not (folders[stage] / rundir.RECIPE).is_file()]
+    if not new or all(recipe == load_recipe(stage) for stage, recipe in recipes.items() if str(stage) not in new):
+        return None
+    return (
+        f"stage {' and '.join(new)} will begin without what this run was begun with: give --set and the like again to repeat it"
+    )
+
+
 def _about_start(path: Path, plan: Plan) -> list[str]:
     """What the user should know of the weights that a stage starts from."""
     said, sources = [], path.parent / rundir.FINGERPRINT
@@ -133,6 +148,16 @@ def _about_start(path: Path, plan: Plan) -> list[str]:
     if sources.is_file() and rundir.read_json(sources).get("manifest") != plan.sources["manifest"]:
         said.append(f"{name} was trained on another manifest: its samples, labels or splits differ from these")
     return said
+
+
+def _other_precision(run_dir: Path, trainer: Trainer) -> str | None:
+    """What to say where "auto" means another precision here than where the stage began, and so other weights."""
+    began = rundir.read_json(run_dir / ENVIRONMENT).get("precision", trainer.precision)
+    if began == trainer.precision:
+        return None
+    return (
+        f"begun in {began}, goes on in {trainer.precision}, which this processor is best at; the weights will differ a little"
+    )
 
 
 def _path_to(store: Store, run_dir: Path) -> str | None:
@@ -147,7 +172,7 @@ def _write_surroundings(store: Store, plan: Plan, run_dir: Path, trainer: Traine
     rundir.open_stage(run_dir)
     write_atomic(run_dir / rundir.RECIPE, to_toml(plan.recipe).encode())
     surroundings = {**rundir.environment(device), "precision": trainer.precision, "ranks": trainer.ranks.size}
-    rundir.write_json(run_dir / "environment.json", surroundings)
+    rundir.write_json(run_dir / ENVIRONMENT, surroundings)
     rundir.write_json(run_dir / "mix.json", {"strata": plan.selection.mix.to_dicts()})
     chosen = pl.concat([plan.selection.train, plan.selection.val]).select("sample_id", "dataset", "split", "kind", "label")
     with atomic_file(run_dir / "samples.parquet") as file:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from d2st.adapter.train.ranks import Ranks, part_bounds
 from d2st.cache.errors import D2stError, RunError
 
-__all__ = ["alike", "any_of", "everyone", "from_first", "gather_rows", "same_weights", "sum_over", "told_once"]
+__all__ = ["alike", "any_of", "everyone", "from_first", "gather_rows", "same_weights", "sum_gradients", "sum_over", "told_once"]
 
 
 @contextmanager
@@ -80,6 +80,24 @@ def sum_over(ranks: Ranks, tensors: Sequence[Tensor]) -> None:
         dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+
+
+def sum_gradients(ranks: Ranks, parameters: Sequence[nn.Parameter], others: Sequence[Tensor]) -> None:
+    """Replace each parameter's gradient, and each of the `others`, by its sum over the ranks.
+
+    Ranks need not have used the same parameters: what reads motion has no gradient where a rank's clips are all of one frame. A rank that
+    did not use one adds 0; one that no rank used is left without a gradient, as in one process.
+    """
+    if ranks.size == 1:
+        return
+    unused = [each for each in parameters if each.grad is None]
+    used = torch.tensor([float(each.grad is not None) for each in parameters], device=parameters[0].device)
+    for each in unused:
+        each.grad = torch.zeros_like(each)
+    sum_over(ranks, [*others, used, *(each.grad for each in parameters)])
+    if unused:
+        for each, count in zip(parameters, used.tolist(), strict=True):
+            each.grad = each.grad if count else None
 
 
 def gather_rows(ranks: Ranks, rows: Tensor, count: int) -> Tensor:

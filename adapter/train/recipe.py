@@ -67,7 +67,7 @@ class Optim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of products in training; auto: bfloat16 on CUDA and on CPUs that multiply it natively"
     )
-    rates: dict[str, float] = Field(
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="learning-rate factor of the parameters with this in their name"
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from d2st.adapter.train import checkpoint, rundir
+from d2st.adapter.train.begun import about_new_stages
 from d2st.adapter.train.exchange import alike, from_first
 from d2st.adapter.train.plan import Plan, plan_stage
 from d2st.adapter.train.prepare import checkpoint_name, refuse_misfit
@@ -92,6 +93,8 @@ def run_training(
         results: list[StageResult] = []
         with tracked(track if ranks.first else (), on_event if ranks.first else lambda event: None) as say:
             say({"event": "run", "name": name, "folder": str(runs / name), "stages": list(stages), "device": device})
+            if resume and recipe is None and not changes and (note := about_new_stages(recipes, folders)):
+                say({"event": "note", "message": note})
             for stage in stages:
                 if starts[stage] is not None and (init is None or stage != stages[0]):
                     say({"event": "note", "message": f"stage {stage} starts from {checkpoint_name(starts[stage])}"})

@@ -5,6 +5,7 @@ sample is shown floor or ceil of its share of times. Independent draws with repl
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,7 +48,8 @@ def epoch_steps(rows: Rows, *, stage: int, batch_size: int, accumulate: int, bal
     """The samples of every step of one epoch.
 
     Stages 1 and 2 draw as many samples as there are. Stage 3 draws as many clips as there are videos, and as many images.
-    Batches of an epoch differ in size by one at most: no small last batch weighs more. Their number is the same in every epoch.
+    Batches of an epoch differ in size by one at most, and steps by one batch: no sample of a small last one weighs more. Their numbers
+    are the same in every epoch.
     """
     rng = step_rng(seed, epoch, 0, ORDER)
     if stage == 3:
@@ -59,7 +61,8 @@ def epoch_steps(rows: Rows, *, stage: int, batch_size: int, accumulate: int, bal
         orders = [draw(rows, np.arange(len(rows.ids)), len(rows.ids), balance=balance, rng=rng)]
     count = -(-len(orders[0]) // batch_size)
     passes = list(zip(*(np.array_split(order, count) for order in orders), strict=True))
-    return [passes[i : i + accumulate] for i in range(0, count, accumulate)]
+    ends = [int(part[-1]) + 1 for part in np.array_split(np.arange(count), -(-count // accumulate))]
+    return [passes[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 def epoch_requests(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from d2st.adapter.nets import Output
 from d2st.adapter.precision import autocast
 from d2st.adapter.train.augment import interpolate_within, jitter_channels
-from d2st.adapter.train.exchange import sum_over, told_once
+from d2st.adapter.train.exchange import sum_gradients, told_once
 from d2st.adapter.train.objective import Clips, classify, classify_and_align
 from d2st.adapter.train.ranks import own_part
 from d2st.adapter.train.sampler import Step
@@ -79,7 +79,7 @@ def add_parts(sums: dict[str, Tensor], parts: Mapping[str, Tensor], *, passes: i
 
 def clip_step(trainer: Trainer, sums: Mapping[str, Tensor]) -> Tensor:
     """Sum gradients and losses over the ranks and clip; returns the losses and the gradient's norm, still on the device."""
-    sum_over(trainer.ranks, [*sums.values(), *(each.grad for each in trainer.parameters if each.grad is not None)])
+    sum_gradients(trainer.ranks, trainer.parameters, [*sums.values()])
     norm = nn.utils.clip_grad_norm_(trainer.parameters, trainer.recipe.optim.clip_norm or math.inf)
     return torch.stack([*sums.values(), norm])
 

@@ -4,6 +4,7 @@ It is fitted once, where a run starts from scratch; later stages take it over wi
 """
 
 from collections.abc import Mapping
+from math import gcd
 
 import numpy as np
 from torch import Tensor, nn
@@ -30,14 +31,17 @@ def fit_whitening(adapter: nn.Module, source: TokenLoader, rows: Rows, *, seed: 
     moments: dict[str, Tensor] = {}
     for batch in source.stream(Request(part[:, None]) for part in np.array_split(frames, -(-len(frames) // 32))):
         for layer, read in reads.items():
+            height, width = batch.tokens[layer].shape[2:4]
             tokens = batch.tokens[layer].flatten(0, 3)  # (B*H*W, C)
-            step = (
-                len(tokens) // (len(batch.mask) * TOKENS_A_FRAME) | 1
-            )  # odd: an even one would see the same columns of each row
-            standard = read.channel_norm(tokens[::step]).double()
+            standard = read.channel_norm(tokens[:: _step(height, width)]).double()
             moments[layer] = moments.get(layer, 0) + standard.T @ standard  # (C,C)
     for layer, read in reads.items():
         read.set_whitening(_correlation(moments[layer]))
+
+
+def _step(height: int, width: int) -> int:
+    """Of what tokens to take each so many-th; without a factor in common with the width, or it would see the same columns of each row."""
+    return next(step for step in range(height * width // TOKENS_A_FRAME | 1, 0, -1) if gcd(step, width) == 1)
 
 
 def _correlation(moment: Tensor) -> Tensor:

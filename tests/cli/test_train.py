@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from d2st.cache import Store
 from d2st.cache.errors import D2stError
 from d2st.cli import train as command
-from d2st.cli.train_display import show_training
+from d2st.cli.train_display import resume_command, show_training
 
 SMALL = ("adapter.params.width=16", "optim.batch_size=8", "optim.epochs=2")
 
@@ -54,6 +55,14 @@ def test_json_is_one_document_on_stdout(d2st, tmp_path, capsys):
     assert document["next"].startswith("d2st eval ")
 
 
+def test_a_manifest_given_is_the_next_commands_too(d2st, cache, tmp_path, capsys, monkeypatch):
+    # by the cache's own splits it would test on what was trained on
+    own = Store.open(cache).manifest()
+    monkeypatch.setattr("d2st.pipeline.manifest.read_manifest", lambda path: own)
+    d2st("1", as_json=True, manifest=tmp_path / "my splits.parquet")
+    assert json.loads(capsys.readouterr().out)["next"].endswith(f" --manifest '{tmp_path}/my splits.parquet'")
+
+
 def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
     from d2st.adapter.train import run
 
@@ -70,7 +79,9 @@ def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         d2st("1")
-    assert "--name x --resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--name x --resume" in said
+    assert "--set optim.epochs=2 " in said
     monkeypatch.undo()
     d2st("1", resume=True, overrides=[])
     said = capsys.readouterr()
@@ -81,6 +92,18 @@ def test_ctrl_c_says_how_to_go_on(d2st, tmp_path, capsys, monkeypatch):
 def test_resuming_what_is_not_there_is_told(d2st, capsys):
     d2st("1", resume=True, name="ttypo")
     assert "ttypo to go on with, so this is a new run" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_as_it_was_asked_for():
+    # stages that have not begun have no recipe yet: what is left out here would be lost to them without a word
+    asked = {"cache": Path("a b.d2st"), "tokens": None, "stage": None, "adapter": "st_adapter", "seed": 5}
+    asked |= {"set": ["optim.epochs=3", "stage2.optim.lr=1e-4"], "manifest": Path("m.parquet"), "name": "x"}
+    again = resume_command(asked, ranks=1, in_memory=True)
+    assert again == (
+        "d2st train --cache 'a b.d2st' --adapter st_adapter --seed 5 --set optim.epochs=3 --set stage2.optim.lr=1e-4 "
+        "--manifest m.parquet --name x --in-memory --resume"
+    )
+    assert resume_command({"name": "x"}, ranks=2, in_memory=False).startswith("torchrun --nproc-per-node 2 -m d2st train")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_overrides_take_toml_values_and_bare_words():
         ("optimm.lr=1", "unknown key 'optimm'"),
         ("optim.lr=-1", "optim.lr"),
         ("optim.lr=fast", "'fast'"),
+        ("optim.rates.spatial=-1", "optim.rates.spatial: Input should be greater than or equal to 0"),
         ("data.frames=12", "single frames"),
         ("data.kinds=[]", "data.kinds"),
         ("seed.x=1", "reaches into a value"),

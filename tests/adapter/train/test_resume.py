@@ -105,6 +105,40 @@ def test_stopped_in_a_later_stage_all_of_them_end_the_same(store, whole):
             assert tensors(whole / f"whole/stage{stage}/{name}") == tensors(whole / f"later/stage{stage}/{name}"), (stage, name)
 
 
+def test_changes_that_a_later_stage_would_lose_are_told(store, whole):
+    class Told(Exception):
+        """The run need go no further."""
+
+    def notes(stages, overrides, **options):
+        said = []
+
+        def on_event(event):
+            said.append(event)
+            if event["event"] == "start":
+                raise Told
+
+        with pytest.raises(Told):
+            go(store, whole, "half", stages=stages, overrides=overrides, on_event=on_event, **options)
+        return [event["message"] for event in said if event["event"] == "note"]
+
+    changed = ("optim.epochs=1", "optim.batch_size=4")
+    go(store, whole, "half", overrides=changed)
+    assert not any("begun with" in note for note in notes((1, 2), changed, resume=True))
+    (note, *_) = notes((1, 2, 3), (), resume=True)
+    assert note.startswith("stage 3 will begin without what this run was begun with")
+
+
+def test_another_precision_than_it_began_with_is_told(store, whole):
+    with pytest.raises(KeyboardInterrupt):
+        go(store, whole, "moved", on_event=stop_at(3, 1))
+    file = whole / "moved" / "stage1" / "environment.json"
+    file.write_text(file.read_text().replace('"precision": "bfloat16"', '"precision": "float32"'))
+    events = []
+    go(store, whole, "moved", resume=True, on_event=events.append)
+    said = [event["message"] for event in events if event["event"] == "note"]
+    assert any("stage 1: begun in float32, goes on in bfloat16" in message for message in said)
+
+
 def tensors(path):
     data = path.read_bytes()
     return data[8 + int.from_bytes(data[:8], "little") :]

@@ -208,6 +208,32 @@ def test_other_losses_train(store, tmp_path, kind):
     assert 0 <= result.value <= 1
 
 
+def test_statistics_that_count_what_is_held_out_are_told(store):
+    recipe, split = load_recipe(1, SMALL), {"train": "train", "val": "test", "test": "val"}
+    plan = plan_stage(store, recipe, store.samples(store.manifest().with_columns(pl.col("split").replace(split))))
+    assert not any("statistics" in note for note in plan.notes)
+    turned = store.manifest().with_columns(pl.col("split").replace({"train": "test", "test": "train"}))
+    (note,) = (note for note in plan_stage(store, recipe, store.samples(turned)).notes if "statistics" in note)
+    assert "count 24 samples that are held out here" in note
+
+
+def test_shares_that_balance_changes_again_are_told(store):
+    def notes(samples, *overrides):
+        plan = plan_stage(store, load_recipe(1, [*SMALL, "data.max_samples=0", *overrides]), samples)
+        return [note for note in plan.notes if "data.mix" in note]
+
+    samples, mix = store.samples(), "data.mix.label={real=1, fake=3}"
+    (note,) = notes(samples, mix)
+    assert note.startswith("data.mix gives real 25 %, fake 75 % of the samples, an epoch shows real 50 %, fake 50 %: data.bal")
+    assert notes(samples, mix, "data.balance=none") == notes(samples) == notes(samples, "data.mix.dataset={toy=1}") == []
+    # of the training samples "a" has all 4 fakes and 3 reals, "b" 9 reals
+    place = pl.int_range(pl.len()).over("split", "label")
+    few = samples.filter((pl.col("label") == 0) | (pl.col("split") != "train") | (place < 4))
+    two = few.with_columns(dataset=pl.when((pl.col("label") == 1) | (place < 3)).then(pl.lit("a")).otherwise(pl.lit("b")))
+    (note,) = notes(two, "data.mix.dataset={a=1, b=1}")
+    assert note.startswith("data.mix gives a 50 %, b 50 % of the samples, an epoch shows a 57 %, b 43 %")
+
+
 def test_a_manifest_given_replaces_labels_and_splits(store, tmp_path):
     manifest = store.manifest().with_columns(identity=pl.lit(["same"]))
     with pytest.raises(ManifestError, match="'same'"):

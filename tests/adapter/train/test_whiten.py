@@ -9,7 +9,7 @@ from torch import nn
 from d2st.adapter.nets.conditioning import whitening_matrix
 from d2st.adapter.nets.read import PatchRead
 from d2st.adapter.train.select import Rows
-from d2st.adapter.train.whiten import fit_whitening
+from d2st.adapter.train.whiten import _step, fit_whitening
 from d2st.cache import Batch
 
 CHANNELS = 4
@@ -50,6 +50,15 @@ def test_it_reads_one_frame_of_each_training_sample_and_nothing_else() -> None:
 def test_the_seed_decides() -> None:
     assert torch.equal(whitened(3)[0], whitened(3)[0])
     assert not torch.equal(whitened(3)[0], whitened(4)[0])
+
+
+def test_it_sees_all_columns_of_a_grid() -> None:
+    for side in range(1, 65):
+        step = _step(side, side)
+        frames = np.arange(0, 32 * side * side, step)
+        assert len(np.unique(frames % side)) == side
+        assert len(frames) >= 32 * min(side * side, 64) * 0.75
+    assert [_step(side, side) for side in (7, 14, 16, 21, 24)] == [1, 3, 5, 5, 7]
 
 
 def test_it_is_the_whitening_of_what_was_read() -> None:

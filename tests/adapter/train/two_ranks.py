@@ -63,6 +63,13 @@ def collectives():
     exchange.sum_over(me, [total, half])
     assert torch.allclose(total, whole.grad)
     assert half.tolist() == [3.0, 3.0]
+    # one rank's clips used the first parameter, the other's the second; none used the third
+    trained = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    trained[me.rank].grad = torch.full((2,), me.rank + 1.0)
+    loss = torch.tensor(0.5)
+    exchange.sum_gradients(me, trained, [loss])
+    assert (trained[0].grad.tolist(), trained[1].grad.tolist(), trained[2].grad) == ([1.0, 1.0], [2.0, 2.0], None)
+    assert loss == 1.0
     assert exchange.any_of(me, flag=me.rank == 1)
     assert not exchange.any_of(me, flag=False)
     assert exchange.everyone(me, me.rank) == [0, 1]
