@@ -172,6 +172,7 @@ def _train(folder: Path, store: "Store", seed: int, device: str, console: "Conso
     from d2st.cli.train import show_training
 
     runs, cache = folder / "runs", f"--cache {store.path} --runs {folder / 'runs'}"
+    cache += f" --seed {seed}" if seed else ""
     sets = _sets(OVERRIDES)
     _step(console, "4/6  train the three stages from the cache", f"d2st train {cache} --stage all --name {RUN} {sets}")
     common: dict[str, Any] = {"runs": runs, "device": device, "seed": seed, "resume": True}
