@@ -12,6 +12,7 @@ from typing import Any
 
 from d2st.adapter.sweep.propose import NAME
 from d2st.cache.errors import RunError
+from d2st.cache.files import explained
 
 __all__ = ["JOURNAL", "lock_of", "locked", "mend", "open_study"]
 
@@ -49,13 +50,24 @@ def mend(path: Path) -> None:
 
 
 def open_study(path: Path, pruner: Any) -> tuple[Any, Any]:
-    """Optuna's storage and study in a journal, which is made if it is not there. Raises RunError when it is damaged."""
+    """Optuna's storage and study in a journal, which is made if it is not there.
+
+    Raises:
+        RunError: it is damaged. StoreError: it can't be written, now or by any later call of either.
+    """
     from optuna import create_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    def append(logs: list[dict[str, Any]]) -> None:
+        with explained(path):
+            write(logs)
+
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock_of(path)))
+        with explained(path):
+            backend = JournalFileBackend(str(path), lock_obj=lock_of(path))
+        write, backend.append_logs = backend.append_logs, append  # type: ignore[method-assign]
+        storage = JournalStorage(backend)
         study = create_study(storage=storage, study_name=NAME, direction="maximize", pruner=pruner, load_if_exists=True)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}", fix="Restore it, or sweep under another --name") from error

@@ -1,5 +1,6 @@
 """The journal of a sweep: what is proposed, pruned and remembered, by several at once and after a crash."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from d2st.adapter.sweep.space_file import read_space
 from d2st.adapter.sweep.study import Study
-from d2st.cache.errors import RunError
+from d2st.cache.errors import RunError, StoreError
 
 SPACE = """
 stage = 2
@@ -117,6 +118,18 @@ def test_a_torn_last_record_is_cut_off(tmp_path):
     assert len(study.rows()) == 3
     assert [row.number for row in ask(study, 1)] == [3]
     assert len(Study(tmp_path, space).rows()) == 4
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    study = Study(tmp_path, make_space(tmp_path))
+    ask(study, 1)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="no space left to write"):
+        study.report(0, epoch=1, value=0.5)
 
 
 class Overtaken:
