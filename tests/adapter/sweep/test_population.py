@@ -163,6 +163,31 @@ def test_out_of_memory_halves_the_group_and_nothing_else_changes(always, run, ma
             torch.testing.assert_close(pair[1][name], value, atol=1e-5, rtol=1e-4)
 
 
+def test_memory_that_runs_out_in_validation_ends_nothing(always, run, make_trials, tmp_path, monkeypatch):
+    always("stacked")
+    call = Stack.__call__
+
+    def small(self, *batch):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return call(self, *batch)
+
+    monkeypatch.setattr(Stack, "__call__", small)
+    ended, events = run(make_trials(tmp_path, [[FLOAT32, SMALL, f"optim.lr={1e-3 * (i + 1)}"] for i in range(2)]))
+    assert [result.epochs for result in ended.values()] == [1, 1]
+    assert sum("in validation; going on one by one" in event.get("message", "") for event in events) == 1
+
+
+def test_what_was_measured_of_small_batches_says_nothing_of_large_ones(always, run, make_trials, tmp_path, monkeypatch):
+    always("alone")
+    kinds = set()
+    monkeypatch.setattr(groups.Choices, "most", lambda self, kind: kinds.add(kind))
+    run(
+        make_trials(tmp_path, [[SMALL, f"optim.batch_size={size}", f"optim.lr={lr}"] for size in (2, 4) for lr in (1e-3, 2e-3)])
+    )
+    assert len(kinds) == 2
+
+
 def test_networks_that_can_not_be_stacked_go_one_by_one_and_it_is_said(run, make_trials, tmp_path, monkeypatch):
     def refuse(self, *batch):
         raise RuntimeError("no rule for this operator")
