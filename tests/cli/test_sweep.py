@@ -57,6 +57,13 @@ def test_the_end_names_the_winner_its_noise_and_the_next_command(d2st, tmp_path,
     assert f"next: d2st train --cache {tmp_path / 'faces.d2st'} --recipe runs/first/best.toml" in said
 
 
+def test_the_next_command_trains_on_what_was_swept(d2st, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("d2st.pipeline.manifest.read_manifest", lambda path: None)
+    d2st(tokens="l14", manifest=tmp_path / "all.parquet", as_json=True)
+    chosen = f"--cache {tmp_path / 'faces.d2st'} --tokens l14 --manifest {tmp_path / 'all.parquet'}"
+    assert json.loads(capsys.readouterr().out)["next"] == f"d2st train {chosen} --recipe runs/first/best.toml"
+
+
 def test_json_is_one_document(d2st, capsys):
     d2st(as_json=True)
     document = json.loads(capsys.readouterr().out)
