@@ -102,8 +102,11 @@ def test_a_board_follows_the_trials(monkeypatch):
     for number in (1, 2):
         board.hear({"event": "trial", "number": number, "values": {"optim.lr": 0.1}, "resumed": False})
         board.hear({"event": "start", "trial": number, "done_epochs": 0, "epochs": 3, "steps": 5})
-    board.hear({"event": "step", "trial": 1, "step": 2, "steps": 5, "loss": 0.6})
     assert board.left_s() is None
+    board.hear({"event": "lane", "epoch": 1, "steps": 5})
+    for number in (1, 2):
+        board.hear({"event": "step", "trial": number, "step": 2, "steps": 5, "loss": 0.6})
+    assert board.left_s() > 0  # though no pass has been told yet: 2 of 5 steps took 10 s by this clock
     board.hear({"event": "pass", "samples_per_s": 100.0})
     for number, value in ((1, 0.7), (2, 0.6)):
         record = {"epoch": 1, "best": value, "metric": "video_auc", "val": {"video_auc": value}}
