@@ -129,6 +129,17 @@ def lose_value(folder):
     write(folder / "result.json", document)
 
 
+def older(folder):
+    document = json.loads((folder / "result.json").read_text())
+    del document["seconds"]
+    write(folder / "result.json", document)
+
+
+def foreign(folder):
+    (folder / "result.json").unlink()
+    (folder / "recipe.toml").write_text("stage = 1\noptim = 3\n")
+
+
 def garbage_metrics(folder):
     (folder / "eval-test" / "metrics.json").write_text("no json")
 
@@ -155,6 +166,8 @@ def fail(folder):
     [
         (truncate, "damaged", "result.json is damaged"),
         (lose_value, "damaged", "result.json lacks 'value'"),
+        (older, "damaged", "result.json lacks 'seconds'"),
+        (foreign, "damaged", "not what d2st writes"),
         (garbage_metrics, "damaged", "metrics.json is damaged"),
         (stop_early, "unfinished", "epoch 2 of 10"),
         (empty, "unfinished", "not begun"),
