@@ -52,7 +52,7 @@ def best_recipe(folder: Path, space: Space, rows: Sequence[Row], outcome: Mappin
         said = [
             f"validation AUC {winner['mean']:.4f}{spread} over {len(winner['values'])} new seeds; {winner['first']:.4f} when picked"
         ]
-    init = f" --init {start}" if start else ""
+    init = f" --init DIR/{start}" if start else ""  # a name is known here, and not where it lies
     others = f" --tokens {tokens}" if tokens != "main" else ""
     lines = [
         f"What it is:    the winner of the sweep {folder.name}, trial {winner['trial']}: {said[0]}.",

@@ -102,12 +102,12 @@ def test_best_toml_is_a_recipe_that_trains_to_the_same(finished, store, tmp_path
     assert alone.value == pytest.approx(json.loads((trial / "result.json").read_text())["value"], abs=1e-6)
 
 
-def test_best_toml_names_the_token_set_that_was_swept(finished):
+def test_best_toml_names_the_token_set_and_the_checkpoint(finished):
     outcome, folder, _ = finished
     rows = dict.fromkeys(range(4), SimpleNamespace(values={}))
     space = SimpleNamespace(recipe=lambda values: load_recipe(1))
-    text = best_recipe(folder, space, rows, outcome, start="", tokens="l14")
-    assert "d2st train --cache STORE --tokens l14 --recipe THIS_FILE" in text
+    text = best_recipe(folder, space, rows, outcome, start="faces/stage1", tokens="l14")
+    assert "d2st train --cache STORE --tokens l14 --recipe THIS_FILE --init DIR/faces/stage1" in text
 
 
 def test_a_row_a_trial_and_pictures(finished):
