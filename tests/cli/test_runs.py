@@ -257,6 +257,16 @@ def test_best_never_mixes_data(runs, capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_a_sweep_that_goes_on_after_its_end_is_not_over(runs, capsys):
+    folder = make_sweep(runs, "s")
+    for number in range(7):
+        (folder / "trials" / f"{number:04d}").mkdir(exist_ok=True)
+    (row,) = listed(runs, capsys)
+    assert row["note"] == "1 of 6 trials have ended; the outcome is of the first 6"
+    show("s", runs)
+    assert "over, " not in capsys.readouterr().out
+
+
 def test_a_sweep_counts_by_its_mean_over_seeds(runs, capsys):
     make_sweep(runs, "s", mean=0.7)
     make_stage(runs, "plain", value=0.75)
