@@ -204,6 +204,12 @@ STAGE_2 = 'stage = 2\n[sweep]\n"optim.lr" = [0.1, 0.2]\n'
         ('stage = 1\n[sweep]\n"adapter.layers" = [["block_9"], "all"]\n', {}, "no layer block_9", ConfigError),
         ('stage = 1\n[sweep]\n"adapter.name" = ["d2st", "d3st"]\n', {}, "'d3st'", UnknownNameError),
         ('stage = 1\n[sweep]\n"optim.warmup_ratio" = { low = 0.1, high = 1.5 }\n', {}, "warmup_ratio = 1.5", ConfigError),
+        (
+            'stage = 1\n[sweep]\n"adapter.params.width" = { low = 8, high = 24 }\n',
+            {},
+            "width = 9: adapter 'd2st' can't take",
+            ConfigError,
+        ),
         ('stage = 1\n[sweep]\n"data.mix.dataset.nope" = [1, 2]\n', {}, "nope", ConfigError),
         ('stage = 1\n[sweep]\n"loss.kind" = ["bce", "balanced"]\n', {}, "balanced", ConfigError),
         (TEXT, {"trials": 0}, "at least one trial", ConfigError),
