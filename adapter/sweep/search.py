@@ -19,7 +19,7 @@ from d2st.adapter.train.result import StageResult, read_result
 from d2st.adapter.train.stage import refuse_other_run
 from d2st.adapter.train.trainer import Event
 from d2st.cache.claims import Claims
-from d2st.cache.errors import D2stError, RunError
+from d2st.cache.errors import D2stError, RunError, StoreError
 
 __all__ = ["FAILED", "Search", "keep_claim", "keep_failure"]
 
@@ -111,6 +111,8 @@ class Search:
                 trial = Trial(row.number, self._planner.plan(recipe), folder / f"stage{recipe.stage}", self._init)
                 # of an older journal that was put back, it would be another trial's result
                 refuse_other_run(trial.folder, trial.plan)
+            except StoreError:
+                raise
             except D2stError as error:
                 keep_failure(folder, error)
                 self._end(row.number, "failed", error=error.message)

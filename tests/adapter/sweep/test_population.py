@@ -14,7 +14,7 @@ from d2st.adapter.train.log import RunLog
 from d2st.adapter.train.rundir import RESULT, read_json
 from d2st.adapter.train.stage import train_stage
 from d2st.cache import reader
-from d2st.cache.errors import RunError
+from d2st.cache.errors import ConfigError, RunError, StoreError
 
 FLOAT32 = "optim.precision=float32"
 SMALL = "adapter.name=meanpool_mlp"
@@ -263,6 +263,24 @@ def test_a_folder_of_another_recipe_is_a_failed_trial(run, make_trials, tmp_path
     ended, _ = run([other, sound])
     assert "other settings" in str(ended[0])
     assert ended[1].epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("d2st.cache.reader.ArrayReader.read", StoreError("a shard is damaged")),
+        ("d2st.cache.loader.choose_memory", ConfigError("no room")),
+    ],
+)
+def test_what_is_wrong_with_the_cache_is_no_failure_of_a_trial(run, make_trials, tmp_path, monkeypatch, where, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(where, fail)
+    ended = []
+    with pytest.raises(StoreError, match=error.message):  # of the whitening, before the first epoch
+        run(make_trials(tmp_path, [["optim.lr=1e-3"], ["optim.lr=2e-3"]]), in_memory=True, on_event=ended.append)
+    assert not any(event["event"] == "epoch" for event in ended)
 
 
 def test_in_memory_ends_the_same(always, run, mixed, alone):
