@@ -92,6 +92,12 @@ def sweep(
     from d2st.pipeline.manifest import read_manifest
 
     known: dict[str, Any] = {}
+    data = (
+        f"--cache {cache}"
+        + (f" --tokens {tokens}" if tokens != "main" else "")
+        + (f" --manifest {manifest}" if manifest else "")
+    )
+    start = f" --init {init}" if init else ""
     try:
         with show_sweep() as show:
 
@@ -116,14 +122,12 @@ def sweep(
             )
     except KeyboardInterrupt:
         if known:
-            options = {"tokens": tokens if tokens != "main" else None, "manifest": manifest, "init": init, "at-once": at_once}
-            chosen = "".join(f" --{key} {value}" for key, value in options.items() if value is not None)
-            chosen += " --in-memory" if in_memory else ""
-            again = f"d2st sweep {space} --cache {cache}{chosen} --runs {runs} --name {known['name']}"
+            chosen = (f" --at-once {at_once}" if at_once else "") + (" --in-memory" if in_memory else "")
+            again = f"d2st sweep {space} {data}{start}{chosen} --runs {runs} --name {known['name']}"
             stderr().print(f"stopped; to go on from here: {again}", markup=False, soft_wrap=True)
         raise
     folder = outcome["folder"]
-    following = f"d2st train --cache {cache} --recipe {folder}/best.toml" + (f" --init {init}" if init else "")
+    following = f"d2st train {data} --recipe {folder}/best.toml{start}"
     if as_json:
         print_json({**outcome, "recipe": f"{folder}/best.toml", "next": following})
         return

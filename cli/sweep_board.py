@@ -47,7 +47,7 @@ class Board:
         self._trained = 0  # epochs, by this process in this phase
         self._spent: list[int] = []  # epochs of each ended trial
         self._start = monotonic()
-        self._began: float | None = None  # with the first step
+        self._began: float | None = None  # with the first epoch
         self._notes: set[str] = set()
 
     def hear(self, event: Mapping[str, Any]) -> str:
@@ -129,8 +129,10 @@ class Board:
             entry.course.append(event["val"][event["metric"]])
             self._trained += 1
 
-    def _hear_pass(self, event: Mapping[str, Any]) -> None:
+    def _hear_lane(self, event: Mapping[str, Any]) -> None:
         self._began = self._began or monotonic()
+
+    def _hear_pass(self, event: Mapping[str, Any]) -> None:
         old = self.samples_per_s or event["samples_per_s"]
         self.samples_per_s = 0.9 * old + 0.1 * event["samples_per_s"]
 

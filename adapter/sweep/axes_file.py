@@ -73,7 +73,7 @@ def _axis(path: Path, key: str, value: Any) -> Axis:
             fix=f"Write {key} = [{toml_value(value)}, ...] or {{ low = ..., high = ... }}, or move it to [set]",
         )
     choice = Choice(key, tuple(value))
-    if len(set(map(str, choice.labels))) < max(2, len(value)):
+    if len(set(choice.labels)) < max(2, len(value)):  # 1 and 1.0 are one value
         what = "names a value twice" if len(value) > 1 else "has no two values to choose from"
         raise ConfigError(f"{path}: {key} {what}", fix="Name each value once; what all trials share belongs into [set]")
     return choice

@@ -69,7 +69,7 @@ def starts_from(space: Space, init: str | None) -> Path | None:
 
 
 def check_space(space: Space, planner: Planner, *, init: Path | None) -> None:
-    """Try every value that is listed, and both ends of every range.
+    """Try every value that is listed, and of every range both ends, and of whole numbers the second: a width may need a step.
 
     Raises:
         ConfigError, ManifestError, UnknownNameError: a value that the recipe, the adapter or the cache refuses.
@@ -80,8 +80,15 @@ def check_space(space: Space, planner: Planner, *, init: Path | None) -> None:
         refuse_misfit(init, checkpoint.read_meta(init), plan.meta)
     rng = np.random.default_rng(0)
     for axis in space.axes:
-        for value in axis.values if isinstance(axis, Choice) else (axis.low, axis.high):
+        for value in _tried(axis):
             _try(space, planner, axis, value, rng)
+
+
+def _tried(axis: Axis) -> tuple[Any, ...]:
+    if isinstance(axis, Choice):
+        return axis.values
+    second = (min(axis.high, axis.low + (axis.step or 1)),) if axis.integer else ()
+    return (axis.low, *second, axis.high)
 
 
 def _try(space: Space, planner: Planner, axis: Axis, value: Any, rng: np.random.Generator) -> None:

@@ -60,7 +60,7 @@ class Groups:
         return [(live, group.sums[live.trial.number]) for group in self._groups for live in group.members if live.error is None]
 
     def speaker(self, members: Sequence[Live]) -> Callable[..., list[Output]]:
-        """Gives the outputs of these trials' detectors, stacked where that is faster."""
+        """Gives the outputs of these trials' detectors, stacked where that is faster and fits: a batch may hold more clips than a step."""
         stacks = [
             group
             for group in self._groups
@@ -69,8 +69,18 @@ class Groups:
 
         def speak(tokens: dict[str, Tensor], cls: dict[str, Tensor], mask: Tensor) -> list[Output]:
             said: dict[int, Output] = {}
-            for group in stacks:
-                said |= zip((live.trial.number for live in group.members), group.stack(tokens, cls, mask), strict=True)
+            for group in list(stacks):
+                try:
+                    outputs = group.stack(tokens, cls, mask)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    stacks.remove(group)
+                else:
+                    said |= zip((live.trial.number for live in group.members), outputs, strict=True)
+                    continue
+                _give_back()
+                self._tell(group, f"memory ran out with {len(group.members)} at once in validation; going on one by one")
             return [said.get(live.trial.number) or live.trainer.detector(tokens, cls, mask) for live in members]
 
         return speak
@@ -121,13 +131,11 @@ class Groups:
             full, reason = is_out_of_memory(error), str(error).partition("\n")[0]
             if not full and self._choices.settled(kind):
                 raise
-        gc.collect()  # outside of the handler, where the error no longer holds what it was computing
+        _give_back()
         if not full:
             self._choices.refuse(kind)
             self._tell(group, f"one by one, for these networks can't be stacked: {reason}")
             return self._alone(group, made, frames=frames, passes=passes, at=at)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
         most = (count + 1) // 2
         self._choices.limit(kind, most)
         self._tell(group, f"memory ran out with {count} at once; going on with {most}")
@@ -142,6 +150,13 @@ class Groups:
         self._say({"event": "note", "message": f"trials {names}: {message}"})
         for live in group.members:
             live.begun.keeper.say(f"with trials {names}: {message}")
+
+
+def _give_back() -> None:
+    """Free what an error held of what it was computing; to be called outside of its handler, which still holds it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _equals(lane: Sequence[Live]) -> list[Group]:

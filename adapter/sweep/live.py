@@ -121,5 +121,6 @@ def stack_key(live: Live) -> tuple[Any, ...] | None:
         repr(sorted(meta["adapter_params"].items())),
         tuple(meta["layers"]),
         live.trainer.dtype,
+        recipe.optim.batch_size,  # which all of a lane share, but what is measured is kept for others: memory and time go by it
         bool(recipe.stage == 3 and recipe.align.consistency),
     )

@@ -27,7 +27,7 @@ from d2st.adapter.train.result import StageResult, read_result
 from d2st.adapter.train.stage import refuse_other_run
 from d2st.adapter.train.trainer import Event
 from d2st.cache import Store
-from d2st.cache.errors import D2stError
+from d2st.cache.errors import D2stError, StoreError
 
 __all__ = ["PRUNED", "Trial", "run_population"]
 
@@ -69,6 +69,7 @@ def run_population(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; all states are saved.
+        StoreError: the cache is damaged, the disk is full, or `in_memory` does not fit.
     """
     reads = SharedReads(store, device=device, in_memory=in_memory)
     population = _Population(
@@ -131,14 +132,10 @@ class _Population:
                 self._on_end(trial, None if result.ended == PRUNED else result)
                 return
             self._reads.frames = max(self._reads.frames, frames_read(trial.plan))
-            live = begin_trial(
-                self._store,
-                trial,
-                reads=self._reads,
-                device=self._device,
-                on_event=self._on_event,
-                whitener=self._whitener,
-            )
+            options = {"device": self._device, "on_event": self._on_event, "whitener": self._whitener}
+            live = begin_trial(self._store, trial, reads=self._reads, **options)
+        except StoreError:  # the cache or the disk is at fault, and not the trial: once that is mended, it can go on
+            raise
         except D2stError as error:
             self._on_end(trial, error)
             return

@@ -107,7 +107,7 @@ def run_sweep(
         outcome = choose_winner(store, planner.plan(space.recipe(best[0].values)), best, repeats, device=device)
         outcome["trials"] = {state: sum(row.state == state for row in rows) for state in ENDED}
         outcome["importances"] = study.importances()
-        write_outcome(folder, space, rows, outcome, start=checkpoint_name(start) if start else "")
+        write_outcome(folder, space, rows, outcome, start=checkpoint_name(start) if start else "", tokens=store.token_set)
     return {"sweep": name, "folder": str(folder), **outcome}
 
 

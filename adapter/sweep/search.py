@@ -16,9 +16,10 @@ from d2st.adapter.sweep.study import Row, Study
 from d2st.adapter.sweep.trial import Trial
 from d2st.adapter.train import rundir
 from d2st.adapter.train.result import StageResult, read_result
+from d2st.adapter.train.stage import refuse_other_run
 from d2st.adapter.train.trainer import Event
 from d2st.cache.claims import Claims
-from d2st.cache.errors import D2stError, RunError
+from d2st.cache.errors import D2stError, RunError, StoreError
 
 __all__ = ["FAILED", "Search", "keep_claim", "keep_failure"]
 
@@ -104,17 +105,22 @@ class Search:
             return []
         row = self._study.row(row.number)  # it may have ended before we took it
         folder = trial_folder(self._folder, row.number)
-        if row.state == "running" and not self._settled(row, folder):
-            self._say({"event": "trial", "number": row.number, "values": row.values, "resumed": bool(row.epochs)})
+        if row.state == "running":
             try:
                 recipe = self._space.recipe(row.values)
                 trial = Trial(row.number, self._planner.plan(recipe), folder / f"stage{recipe.stage}", self._init)
+                # of an older journal that was put back, it would be another trial's result
+                refuse_other_run(trial.folder, trial.plan)
+            except StoreError:
+                raise
             except D2stError as error:
                 keep_failure(folder, error)
                 self._end(row.number, "failed", error=error.message)
             else:
-                self._live.add(row.number)
-                return [trial]
+                if not self._settled(row, folder):
+                    self._say({"event": "trial", "number": row.number, "values": row.values, "resumed": bool(row.epochs)})
+                    self._live.add(row.number)
+                    return [trial]
         self._claims.release(_key(row.number))
         return []
 
@@ -125,6 +131,8 @@ class Search:
             self._end(row.number, "failed", error=rundir.read_json(folder / FAILED)["error"])
         elif (stage / rundir.RESULT).is_file():
             result = read_result(stage)
+            if result.epochs not in row.epochs:  # a pruned trial is worth what it reported last
+                self._study.report(row.number, epoch=result.epochs, value=result.value)
             self._end(row.number, "pruned" if result.ended == PRUNED else "complete", value=result.value)
         else:
             return False

@@ -14,6 +14,7 @@ from torch import Tensor
 from d2st.adapter.rows import PADDING
 from d2st.cache import Batch, Request, Store, TokenLoader
 from d2st.cache.buffers import Buffers
+from d2st.cache.errors import ConfigError, StoreError
 from d2st.cache.views import open_views, row_stride
 
 __all__ = ["Gatherer", "Need", "SharedReads", "TrialSource", "merge", "restrict"]
@@ -43,7 +44,7 @@ class SharedReads:
         self._used: set[Need] = set()
 
     def loader(self, needs: Iterable[Need]) -> TokenLoader:
-        """A loader of all that is needed, all of the same views. Raises ConfigError as `TokenLoader` does."""
+        """A loader of all that is needed, all of the same views. Raises StoreError if `in_memory` does not fit: no trial's fault."""
         needs = [*needs]
         views = needs[0].views
         kept = [need for need in self._loaders if self._in_memory and need.views == views]
@@ -54,16 +55,22 @@ class SharedReads:
         if wanted not in self._loaders:
             for need in kept:
                 self._loaders.pop(need).close()
-            self._loaders[wanted] = TokenLoader(
+            self._loaders[wanted] = self._open(wanted)
+        return self._loaders[wanted]
+
+    def _open(self, wanted: Need) -> TokenLoader:
+        try:
+            return TokenLoader(
                 self._store,
-                layers,
+                wanted.layers,
                 device=self._device,
                 maps=wanted.maps,
                 in_memory=self._in_memory,
                 frames=self.frames or None,
-                views=open_views(self._store, views),
+                views=open_views(self._store, wanted.views),
             )
-        return self._loaders[wanted]
+        except ConfigError as error:
+            raise StoreError(error.message, fix=error.fix) from error
 
     def close_unused(self) -> None:
         """Close the loaders that nobody asked for since the last call."""

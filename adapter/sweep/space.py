@@ -4,10 +4,11 @@ A key is a recipe's, written as `--set` has it, so whatever `d2st train` can cha
 that depends on another: one that the drawn adapter does not have is left out of the trial, as long as some swept adapter has it.
 """
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,6 @@ from d2st.adapter.train.recipe_file import load_recipe
 __all__ = ["PARAMS", "Axis", "Choice", "Pruner", "Range", "Sampler", "Space", "toml_value"]
 
 PARAMS = "adapter.params."
-GRID_MAX = 100_000  # nobody waits for more, and listing them must not fill the memory
 
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["asha", "hyperband", "none"]
@@ -36,7 +36,7 @@ class Choice:
     @property
     def labels(self) -> tuple[str | int | float | bool, ...]:
         """The values as a journal can keep them: lists and tables as JSON."""
-        return tuple(value if isinstance(value, str | int | float) else json.dumps(value) for value in self.values)
+        return tuple(value if isinstance(value, str | int | float) else json.dumps(value, default=str) for value in self.values)
 
     def document(self) -> Any:
         """The axis as JSON."""
@@ -54,11 +54,17 @@ class Range:
     step: float | None = None
     integer: bool = False
 
+    @property
+    def count(self) -> int:
+        """How many values a range in steps has."""
+        return int(np.floor((self.high - self.low) / (self.step or 1) + 1e-9)) + 1
+
     def values(self) -> tuple[float, ...]:
-        """All values of a range with a finite number of them, rising."""
-        step = self.step or 1
-        count = int(np.floor((self.high - self.low) / step + 1e-9)) + 1
-        return tuple(self.low + place * step for place in range(count))
+        """All values of a range in steps, rising; in decimals, for 0.1 + 2 * 0.1 is beyond 0.3 in binary."""
+        if self.integer:
+            return tuple(self.low + place * (self.step or 1) for place in range(self.count))
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        return tuple(float(low + place * step) for place in range(self.count))
 
     def document(self) -> Any:
         """The axis as JSON."""
@@ -100,7 +106,7 @@ class Space:
 
     def grid(self) -> list[dict[str, Any]]:
         """All combinations, each once, in an order that is shuffled by the recipe's seed: the first few are spread over the whole."""
-        found = list(itertools.islice(self._combinations(self.axes, {}), GRID_MAX))
+        found = list(self._combinations(self.axes, {}))
         order = np.random.default_rng(self.base.seed).permutation(len(found))
         return [found[place] for place in order]
 
@@ -130,4 +136,6 @@ def toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, date | time):  # no key takes one: the recipe says so
+        return value.isoformat()
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -11,8 +11,9 @@ sampler = "tpe"                  # tpe, random, grid
 pruner = "asha"                  # asha, hyperband, none
 """
 
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ __all__ = ["BASE", "read_space", "space_text"]
 BASE = "base.toml"  # the recipe that a written space names
 BASE = "base.toml"  # the recipe that a written space names
 TABLES = ("set", "sweep", "search")
+GRID_MAX = 100_000  # nobody waits for more, and listing them must not fill the memory
 TOP = ("stage", "recipe", "start", *TABLES)
 
 
@@ -104,13 +106,19 @@ def _search(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     return {"sampler": "tpe", "pruner": "asha", **table}
 
 
-def _refuse_endless(path: Path, axes: Iterable[Axis]) -> None:
+def _refuse_endless(path: Path, axes: Sequence[Axis]) -> None:
     for axis in axes:
         if isinstance(axis, Range) and (axis.log or (axis.step is None and not axis.integer)):
             raise ConfigError(
                 f"{path}: a grid can't hold all numbers of {axis.key} from {axis.low} to {axis.high}",
                 fix="List the values, give the range a step, or use the sampler tpe or random",
             )
+    count = math.prod(len(axis.values) if isinstance(axis, Choice) else axis.count for axis in axes)
+    if count > GRID_MAX:
+        raise ConfigError(
+            f"{path}: a grid of up to {count:,} combinations is more than anybody trains",
+            fix=f"List fewer values, {GRID_MAX:,} combinations at most, or use the sampler tpe or random",
+        )
 
 
 def _refuse_stray_params(path: Path, space: Space) -> None:

@@ -1,28 +1,24 @@
 """The memory of a sweep: an Optuna study in a journal file, which many processes and machines share.
 
 A trial is proposed in memory and then written as one record, so that a process killed at any instant leaves a trial that is whole or none.
-
-The journal is locked by `JournalFileOpenLock`, which needs no symbolic links, and takes the lock of a dead holder over after 30 s.
-(`JournalFileSymlinkLock` never does for a journal with a relative path: it asks for the age of a link that leads nowhere.)
-https://optuna.readthedocs.io/en/stable/reference/generated/optuna.storages.journal.JournalFileBackend.html
 """
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from d2st.adapter.sweep.importance import importances
+from d2st.adapter.sweep.journal import JOURNAL, lock_of, locked, mend, open_study
 from d2st.adapter.sweep.propose import NAME, decoded, distributions, make_pruner, propose
 from d2st.adapter.sweep.space import Choice, Space
-from d2st.cache.errors import ConfigError, RunError
+from d2st.cache.errors import ConfigError
 
 __all__ = ["Row", "Study", "refuse_without_optuna"]
 
-JOURNAL = "journal.log"
 STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
 State = Literal["running", "complete", "pruned", "failed"]
@@ -65,16 +61,15 @@ class Study:
 
     def __init__(self, folder: Path, space: Space) -> None:
         import optuna
-        from optuna.storages.journal import JournalFileOpenLock
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._path = space, folder / JOURNAL
-        self._lock = JournalFileOpenLock(str(folder / "proposals"))
+        self._lock = lock_of(folder / "proposals")
         self._grid = space.grid() if space.sampler == "grid" else None
         self._pruner = make_pruner(space)
         with self.exclusive():
-            _mend(self._path)
-            self._storage, self._study = _open(self._path, self._pruner)
+            mend(self._path)
+            self._storage, self._study = open_study(self._path, self._pruner)
 
     @property
     def most(self) -> int | None:
@@ -84,12 +79,8 @@ class Study:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody else asks meanwhile."""
-        self._lock.acquire()
-        try:
+        with locked(self._lock):
             yield
-        finally:
-            with suppress(RuntimeError):  # we were so slow that somebody took it from us: then trials are over-many, not wrong
-                self._lock.release()
 
     def rows(self) -> list[Row]:
         """All trials, by number."""
@@ -165,25 +156,3 @@ class Study:
     def _encoded(self, values: dict[str, Any]) -> dict[str, Any]:
         axes = {axis.key: axis for axis in self._space.axes if isinstance(axis, Choice)}
         return {key: axes[key].labels[axes[key].values.index(value)] if key in axes else value for key, value in values.items()}
-
-
-def _mend(path: Path) -> None:
-    """Cut off a last line that was torn by a power cut or a full disk: whoever appended to it would damage two records."""
-    if not path.is_file():
-        return
-    with path.open("rb+") as file:
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-
-
-def _open(path: Path, pruner: Any) -> tuple[Any, Any]:
-    from optuna import create_study
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-        study = create_study(storage=storage, study_name=NAME, direction="maximize", pruner=pruner, load_if_exists=True)
-    except (ValueError, KeyError) as error:
-        raise RunError(f"{path} is damaged: {error}", fix="Restore it, or sweep under another --name") from error
-    return storage, study

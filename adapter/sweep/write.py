@@ -19,12 +19,17 @@ __all__ = ["BEST_RECIPE", "TABLE", "best_recipe", "trial_table", "write_outcome"
 BEST_RECIPE, TABLE, PLOTS = "best.toml", "sweep.parquet", "plots"
 
 
-def write_outcome(folder: Path, space: Space, rows: Sequence[Row], outcome: Mapping[str, Any], *, start: str) -> None:
-    """Write best.toml, sweep.parquet, plots/ and, last, summary.json. start: name of the checkpoint that trials start from, or "".
+def write_outcome(
+    folder: Path, space: Space, rows: Sequence[Row], outcome: Mapping[str, Any], *, start: str, tokens: str = "main"
+) -> None:
+    """Write best.toml, sweep.parquet, plots/ and, last, summary.json.
+
+    Args:
+        start: name of the checkpoint that trials start from, or "". tokens: name of the token set that they read.
 
     Several processes of a sweep may do so: they write the same.
     """
-    write_atomic(folder / BEST_RECIPE, best_recipe(folder, space, rows, outcome, start=start).encode())
+    write_atomic(folder / BEST_RECIPE, best_recipe(folder, space, rows, outcome, start=start, tokens=tokens).encode())
     with atomic_file(folder / TABLE) as file:
         trial_table(folder, space, rows).write_parquet(file)
     write_atomic(folder / PLOTS / "history.png", history_png(rows, title=folder.name))
@@ -34,7 +39,7 @@ def write_outcome(folder: Path, space: Space, rows: Sequence[Row], outcome: Mapp
     write_atomic(folder / SUMMARY, (json.dumps(outcome, indent=2, allow_nan=False) + "\n").encode())  # in the order of the axes
 
 
-def best_recipe(folder: Path, space: Space, rows: Sequence[Row], outcome: Mapping[str, Any], *, start: str) -> str:
+def best_recipe(folder: Path, space: Space, rows: Sequence[Row], outcome: Mapping[str, Any], *, start: str, tokens: str) -> str:
     """The winner's whole recipe as TOML, under a comment that says where it comes from."""
     winner = outcome["finalists"][0]
     row = rows[winner["trial"]]
@@ -47,12 +52,13 @@ def best_recipe(folder: Path, space: Space, rows: Sequence[Row], outcome: Mappin
         said = [
             f"validation AUC {winner['mean']:.4f}{spread} over {len(winner['values'])} new seeds; {winner['first']:.4f} when picked"
         ]
-    init = f" --init {start}" if start else ""
+    init = f" --init DIR/{start}" if start else ""  # a name is known here, and not where it lies
+    others = f" --tokens {tokens}" if tokens != "main" else ""
     lines = [
         f"What it is:    the winner of the sweep {folder.name}, trial {winner['trial']}: {said[0]}.",
         f"Drawn:         {', '.join(f'{key} = {json.dumps(value)}' for key, value in row.values.items())}",
         f"What it needs: a cache with the same layers{', and the checkpoint ' + start if start else ''}.",
-        f"Command:       d2st train --cache STORE --recipe THIS_FILE{init}",
+        f"Command:       d2st train --cache STORE{others} --recipe THIS_FILE{init}",
         "Change one:    append --set optim.epochs=20",
     ]
     return "".join(f"# {line}\n" for line in lines) + "#\n" + to_toml(recipe)

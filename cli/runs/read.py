@@ -100,8 +100,11 @@ def _read_sweep(path: Path) -> RunRow:
         known = [path / "trials" / f"{found[0]:04d}"] if found else trials
         stages = [read_stage(stage) for trial in known for stage in _stage_folders(trial)]
         stages = sorted(stages, key=lambda stage: -1.0 if stage.val is None else stage.val)[-1:]
-        note = "" if summary else f"{ended} of {sweep['trials']} trials have ended"
-    except (ValueError, KeyError) as error:
+        note = f"{ended} of {sweep['trials']} trials have ended"
+        if summary:  # unless more trials were asked for since
+            known_trials = sum(summary["trials"].values())
+            note = f"{note}; the outcome is of the first {known_trials}" if len(trials) > known_trials else ""
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return RunRow(path, (), _size(path), sweep={}, trials=ended, note=f"damaged: {error}", touched_s=newest(path) or 0.0)
     return RunRow(path, tuple(stages), _size(path), sweep, summary, ended, note, touched_s=newest(path) or 0.0)
 

@@ -109,9 +109,10 @@ def _show_sweep(row: RunRow) -> None:
         )
         lines += [(key, _axis_text(axis)) for key, axis in sweep["sweep"].items()]
     console.print(table(f"sweep {row.path}", ("", "value"), lines))
-    if row.summary is None:
+    if row.note:
         again = f"d2st sweep {row.path}/space.toml --cache STORE --runs {row.path.parent} --name {row.path.name}"
         console.print(f"to go on: {again}", markup=False, soft_wrap=True)
+    if row.summary is None:
         return
     from d2st.adapter.sweep.winner import noise_lines
     from d2st.cli.sweep import finalists_table

@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["STAGES", "StageRow", "epochs_of", "newest", "read_json", "read_stage", "stage_number"]
 
 STAGES = (1, 2, 3)
+SHOWN = ("metric", "seconds", "parameters", "train_samples")  # of a result, beside what a row takes from it
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ def read_stage(path: Path) -> StageRow:
         if not (path / "result.json").is_file():
             return _unfinished(path, known)
         result = read_json(path / "result.json")
-        metric = result["metric"]
+        metric, *_ = (result[name] for name in SHOWN)
         return StageRow(
             path,
             stage,
             "pruned" if result["ended"] == "pruned" else "finished",
             adapter=result["adapter"],
             metric=metric,
-            val=result["value"],
+            val=None if result["value"] is None else float(result["value"]),
             test=_test_auc(path, metric),
             epochs=result["epochs"],
             data=(result.get("fingerprint"), sources.get("manifest"), str(result["val_samples"]), metric),
@@ -67,6 +68,8 @@ def read_stage(path: Path) -> StageRow:
             result=result,
             **{**known, "when_s": result.get("finished_at_s", known["when_s"])},
         )
+    except AttributeError:
+        return StageRow(path, stage, "damaged", note="a file of it is not what d2st writes", when_s=newest(path))
     except (ValueError, KeyError, TypeError) as error:
         what = f"result.json lacks {error}" if isinstance(error, KeyError) else str(error)
         return StageRow(path, stage, "damaged", note=what, when_s=newest(path))
@@ -113,7 +116,10 @@ def epochs_of(path: Path) -> list[dict[str, Any]]:
     """The records of a stage's metrics.jsonl; a torn last line is left out. Raises ValueError when it is damaged."""
     try:
         whole, _, _ = (path / "metrics.jsonl").read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        found = [json.loads(line) for line in whole.splitlines()]
+        if not all(isinstance(record, dict) for record in found):
+            raise ValueError("metrics.jsonl holds something else than records")
+        return found
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

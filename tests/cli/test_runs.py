@@ -132,6 +132,17 @@ def lose_value(folder):
     write(folder / "result.json", document)
 
 
+def older(folder):
+    document = json.loads((folder / "result.json").read_text())
+    del document["seconds"]
+    write(folder / "result.json", document)
+
+
+def foreign(folder):
+    (folder / "result.json").unlink()
+    (folder / "recipe.toml").write_text("stage = 1\noptim = 3\n")
+
+
 def garbage_metrics(folder):
     (folder / "eval-test" / "metrics.json").write_text("no json")
 
@@ -158,6 +169,8 @@ def fail(folder):
     [
         (truncate, "damaged", "result.json is damaged"),
         (lose_value, "damaged", "result.json lacks 'value'"),
+        (older, "damaged", "result.json lacks 'seconds'"),
+        (foreign, "damaged", "not what d2st writes"),
         (garbage_metrics, "damaged", "metrics.json is damaged"),
         (stop_early, "unfinished", "epoch 2 of 10"),
         (empty, "unfinished", "not begun"),
@@ -245,6 +258,16 @@ def test_best_never_mixes_data(runs, capsys):
     assert sorted((row["path"].split("/")[-2], row["of"]) for row in found) == [("a", 2), ("b", 1), ("more-val", 1)]
     best(runs, stage=2, as_json=True)
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_sweep_that_goes_on_after_its_end_is_not_over(runs, capsys):
+    folder = make_sweep(runs, "s")
+    for number in range(7):
+        (folder / "trials" / f"{number:04d}").mkdir(exist_ok=True)
+    (row,) = listed(runs, capsys)
+    assert row["note"] == "1 of 6 trials have ended; the outcome is of the first 6"
+    show("s", runs)
+    assert "over, " not in capsys.readouterr().out
 
 
 def test_a_sweep_counts_by_its_mean_over_seeds(runs, capsys):

@@ -57,6 +57,13 @@ def test_the_end_names_the_winner_its_noise_and_the_next_command(d2st, tmp_path,
     assert f"next: d2st train --cache {tmp_path / 'faces.d2st'} --recipe runs/first/best.toml" in said
 
 
+def test_the_next_command_trains_on_what_was_swept(d2st, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("d2st.pipeline.manifest.read_manifest", lambda path: None)
+    d2st(tokens="l14", manifest=tmp_path / "all.parquet", as_json=True)
+    chosen = f"--cache {tmp_path / 'faces.d2st'} --tokens l14 --manifest {tmp_path / 'all.parquet'}"
+    assert json.loads(capsys.readouterr().out)["next"] == f"d2st train {chosen} --recipe runs/first/best.toml"
+
+
 def test_json_is_one_document(d2st, capsys):
     d2st(as_json=True)
     document = json.loads(capsys.readouterr().out)
@@ -95,8 +102,11 @@ def test_a_board_follows_the_trials(monkeypatch):
     for number in (1, 2):
         board.hear({"event": "trial", "number": number, "values": {"optim.lr": 0.1}, "resumed": False})
         board.hear({"event": "start", "trial": number, "done_epochs": 0, "epochs": 3, "steps": 5})
-    board.hear({"event": "step", "trial": 1, "step": 2, "steps": 5, "loss": 0.6})
     assert board.left_s() is None
+    board.hear({"event": "lane", "epoch": 1, "steps": 5})
+    for number in (1, 2):
+        board.hear({"event": "step", "trial": number, "step": 2, "steps": 5, "loss": 0.6})
+    assert board.left_s() > 0  # though no pass has been told yet: 2 of 5 steps took 10 s by this clock
     board.hear({"event": "pass", "samples_per_s": 100.0})
     for number, value in ((1, 0.7), (2, 0.6)):
         record = {"epoch": 1, "best": value, "metric": "video_auc", "val": {"video_auc": value}}

@@ -14,7 +14,7 @@ from d2st.adapter.train.log import RunLog
 from d2st.adapter.train.rundir import RESULT, read_json
 from d2st.adapter.train.stage import train_stage
 from d2st.cache import reader
-from d2st.cache.errors import RunError
+from d2st.cache.errors import ConfigError, RunError, StoreError
 
 FLOAT32 = "optim.precision=float32"
 SMALL = "adapter.name=meanpool_mlp"
@@ -163,6 +163,31 @@ def test_out_of_memory_halves_the_group_and_nothing_else_changes(always, run, ma
             torch.testing.assert_close(pair[1][name], value, atol=1e-5, rtol=1e-4)
 
 
+def test_memory_that_runs_out_in_validation_ends_nothing(always, run, make_trials, tmp_path, monkeypatch):
+    always("stacked")
+    call = Stack.__call__
+
+    def small(self, *batch):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return call(self, *batch)
+
+    monkeypatch.setattr(Stack, "__call__", small)
+    ended, events = run(make_trials(tmp_path, [[FLOAT32, SMALL, f"optim.lr={1e-3 * (i + 1)}"] for i in range(2)]))
+    assert [result.epochs for result in ended.values()] == [1, 1]
+    assert sum("in validation; going on one by one" in event.get("message", "") for event in events) == 1
+
+
+def test_what_was_measured_of_small_batches_says_nothing_of_large_ones(always, run, make_trials, tmp_path, monkeypatch):
+    always("alone")
+    kinds = set()
+    monkeypatch.setattr(groups.Choices, "most", lambda self, kind: kinds.add(kind))
+    run(
+        make_trials(tmp_path, [[SMALL, f"optim.batch_size={size}", f"optim.lr={lr}"] for size in (2, 4) for lr in (1e-3, 2e-3)])
+    )
+    assert len(kinds) == 2
+
+
 def test_networks_that_can_not_be_stacked_go_one_by_one_and_it_is_said(run, make_trials, tmp_path, monkeypatch):
     def refuse(self, *batch):
         raise RuntimeError("no rule for this operator")
@@ -238,6 +263,24 @@ def test_a_folder_of_another_recipe_is_a_failed_trial(run, make_trials, tmp_path
     ended, _ = run([other, sound])
     assert "other settings" in str(ended[0])
     assert ended[1].epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("d2st.cache.reader.ArrayReader.read", StoreError("a shard is damaged")),
+        ("d2st.cache.loader.choose_memory", ConfigError("no room")),
+    ],
+)
+def test_what_is_wrong_with_the_cache_is_no_failure_of_a_trial(run, make_trials, tmp_path, monkeypatch, where, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(where, fail)
+    ended = []
+    with pytest.raises(StoreError, match=error.message):  # of the whitening, before the first epoch
+        run(make_trials(tmp_path, [["optim.lr=1e-3"], ["optim.lr=2e-3"]]), in_memory=True, on_event=ended.append)
+    assert not any(event["event"] == "epoch" for event in ended)
 
 
 def test_in_memory_ends_the_same(always, run, mixed, alone):

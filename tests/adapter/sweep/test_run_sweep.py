@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from d2st.adapter.sweep import run
 from d2st.adapter.sweep.run import run_sweep
 from d2st.adapter.sweep.winner import noise_lines
+from d2st.adapter.sweep.write import best_recipe
 from d2st.adapter.train import load_recipe
 from d2st.adapter.train.stage import train_stage
 from d2st.cache.errors import ConfigError, RunError, UnknownNameError
@@ -98,6 +100,14 @@ def test_best_toml_is_a_recipe_that_trains_to_the_same(finished, store, tmp_path
     assert recipe == load_recipe(trial / "recipe.toml")
     alone = train_stage(store, recipe, run_dir=tmp_path / "alone" / "stage1", init_checkpoint=None, resume=False, device="cpu")
     assert alone.value == pytest.approx(json.loads((trial / "result.json").read_text())["value"], abs=1e-6)
+
+
+def test_best_toml_names_the_token_set_and_the_checkpoint(finished):
+    outcome, folder, _ = finished
+    rows = dict.fromkeys(range(4), SimpleNamespace(values={}))
+    space = SimpleNamespace(recipe=lambda values: load_recipe(1))
+    text = best_recipe(folder, space, rows, outcome, start="faces/stage1", tokens="l14")
+    assert "d2st train --cache STORE --tokens l14 --recipe THIS_FILE --init DIR/faces/stage1" in text
 
 
 def test_a_row_a_trial_and_pictures(finished):
@@ -194,6 +204,12 @@ STAGE_2 = 'stage = 2\n[sweep]\n"optim.lr" = [0.1, 0.2]\n'
         ('stage = 1\n[sweep]\n"adapter.layers" = [["block_9"], "all"]\n', {}, "no layer block_9", ConfigError),
         ('stage = 1\n[sweep]\n"adapter.name" = ["d2st", "d3st"]\n', {}, "'d3st'", UnknownNameError),
         ('stage = 1\n[sweep]\n"optim.warmup_ratio" = { low = 0.1, high = 1.5 }\n', {}, "warmup_ratio = 1.5", ConfigError),
+        (
+            'stage = 1\n[sweep]\n"adapter.params.width" = { low = 8, high = 24 }\n',
+            {},
+            "width = 9: adapter 'd2st' can't take",
+            ConfigError,
+        ),
         ('stage = 1\n[sweep]\n"data.mix.dataset.nope" = [1, 2]\n', {}, "nope", ConfigError),
         ('stage = 1\n[sweep]\n"loss.kind" = ["bce", "balanced"]\n', {}, "balanced", ConfigError),
         (TEXT, {"trials": 0}, "at least one trial", ConfigError),

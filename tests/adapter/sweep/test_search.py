@@ -13,6 +13,7 @@ from d2st.adapter.sweep.search import Search
 from d2st.adapter.sweep.space_file import read_space
 from d2st.adapter.sweep.study import Study
 from d2st.adapter.train import rundir
+from d2st.adapter.train.recipe_file import to_toml
 from d2st.adapter.train.result import StageResult
 from d2st.cache.claims import Claims
 from d2st.cache.errors import RunError
@@ -147,7 +148,23 @@ def test_what_a_folder_knows_is_not_trained_again(enter, ended, state):
     heir = enter(total=1)
     assert heir.propose(1) == []
     assert heir.is_over()
-    assert heir.study.rows()[0].state == state
+    assert (heir.study.rows()[0].state, heir.study.rows()[0].value) == (state, 0.8)
+
+
+def test_what_another_trial_came_to_is_never_taken_for_it(enter, tmp_path):
+    """As after an older journal was put back: the next trial has the number of one that drew something else."""
+    dead = enter(total=1)
+    (trial,) = dead.propose(1)
+    write_result(trial, 0.8)
+    other = trial.plan.recipe.model_copy(update={"seed": 5})
+    (trial.folder / rundir.RECIPE).write_text(to_toml(other))
+    rundir.write_json(trial.folder / rundir.FINGERPRINT, trial.plan.sources)
+    kill(dead)
+    heir = enter(total=1)
+    assert heir.propose(1) == []
+    (row,) = heir.study.rows()
+    assert (row.state, row.value) == ("failed", None)
+    assert "other settings than it began with: seed" in row.error
 
 
 def test_a_trial_that_fails_says_why_and_the_others_go_on(enter, tmp_path):

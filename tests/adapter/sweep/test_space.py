@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from d2st.adapter.sweep.space import Choice, Range, toml_value
 from d2st.adapter.sweep.space_file import BASE, read_space, space_text
+from d2st.adapter.sweep.study import Study
 from d2st.adapter.train.recipe_file import to_toml
 from d2st.cache.errors import ConfigError
 
@@ -91,6 +92,12 @@ def test_a_grid_holds_each_combination_once(read):
     assert grid == space.grid()
 
 
+def test_a_grid_in_steps_ends_where_its_range_ends(read, tmp_path):
+    space = read(HEAD + '[sweep]\noptim.weight_decay = { low = 0.1, high = 0.3, step = 0.1 }\n[search]\nsampler = "grid"\n')
+    study = Study(tmp_path, space)  # whose journal takes no 0.30000000000000004
+    assert sorted(row.values["optim.weight_decay"] for row in study.ask(9, total=9)) == [0.1, 0.2, 0.3]
+
+
 @pytest.mark.parametrize(
     ("text", "what", "fix"),
     [
@@ -106,6 +113,13 @@ def test_a_grid_holds_each_combination_once(read):
         (HEAD + '[sweep]\n"optim.lr" = 0.1\n', "a list or a range", "[0.1, ...]"),
         (HEAD + '[sweep]\n"optim.lr" = [0.1]\n', "no two values", "[set]"),
         (HEAD + '[sweep]\n"optim.lr" = [0.1, 0.1]\n', "names a value twice", "once"),
+        (HEAD + '[sweep]\n"optim.lr" = [1, 1.0]\n', "names a value twice", "once"),
+        (HEAD + "[set]\noptim.lr = 1979-05-27\n[sweep]\noptim.epochs = [1, 2]\n", "optim.lr", "1979"),
+        (
+            HEAD + '[sweep]\noptim.lr = { low = 0.0, high = 1.0, step = 1e-12 }\n[search]\nsampler = "grid"\n',
+            "1,000,000,000,001 combinations",
+            "random",
+        ),
         (HEAD + '[sweep]\n"optim.lr" = { low = 0.1 }\n', "needs low and high", "high = 1e-2"),
         (HEAD + '[sweep]\n"optim.lr" = { low = 0.2, high = 0.1 }\n', "low 0.2 is not below high 0.1", "range"),
         (HEAD + '[sweep]\n"optim.lr" = { low = 0.0, high = 0.1, log = true }\n', "begins above 0", "range"),

@@ -1,11 +1,15 @@
 """The journal of a sweep: what is proposed, pruned and remembered, by several at once and after a crash."""
 
+import errno
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from d2st.adapter.sweep.space_file import read_space
 from d2st.adapter.sweep.study import Study
-from d2st.cache.errors import RunError
+from d2st.cache.errors import RunError, StoreError
 
 SPACE = """
 stage = 2
@@ -116,11 +120,61 @@ def test_a_torn_last_record_is_cut_off(tmp_path):
     assert len(Study(tmp_path, space).rows()) == 4
 
 
-def test_a_damaged_journal_is_an_error_with_a_cure(tmp_path):
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    study = Study(tmp_path, make_space(tmp_path))
+    ask(study, 1)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="no space left to write"):
+        study.report(0, epoch=1, value=0.5)
+
+
+class Overtaken:
+    """A file that was read before the others wrote."""
+
+    def __init__(self, file, read):
+        self._file, self.read = file, lambda: read
+
+    def truncate(self, size):
+        self._file.truncate(size)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+
+def test_who_joins_does_not_cut_off_what_others_write(tmp_path, monkeypatch):
+    space = make_space(tmp_path)
+    study = Study(tmp_path, space)
+    ask(study, 2)
+    opened, writer = Path.open, threading.Thread(target=study.report, args=(0,), kwargs={"epoch": 1, "value": 0.7})
+
+    def slow(path, mode="r", *rest, **options):  # the joiner has the journal open, and is overtaken
+        file = opened(path, mode, *rest, **options)
+        if mode == "rb+":
+            read = file.read()
+            writer.start()
+            writer.join(0.3)
+            return Overtaken(file, read)
+        return file
+
+    monkeypatch.setattr(Path, "open", slow)
+    joined = Study(tmp_path, space)
+    writer.join()
+    assert joined.row(0).epochs == study.row(0).epochs == {1: 0.7}
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"5\n"])
+def test_a_damaged_journal_is_an_error_with_a_cure(tmp_path, line):
     space = make_space(tmp_path)
     ask(Study(tmp_path, space), 1)
     journal = tmp_path / "journal.log"
-    journal.write_bytes(b"nonsense\n" + journal.read_bytes())
+    journal.write_bytes(line + journal.read_bytes())
     with pytest.raises(RunError, match="damaged"):
         Study(tmp_path, space)
 
