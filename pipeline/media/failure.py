@@ -11,11 +11,12 @@ from pathlib import Path
 from d2st.cache.errors import MediaError
 from d2st.pipeline.reasons import REASONS
 
-__all__ = ["check_file", "media_error", "unopened_reason"]
+__all__ = ["check_file", "lacks_end", "media_error", "unopened_reason"]
 
 DETAIL_CHARS = 200
 IMAGE_TAILS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82"}
-OTHER_MAGIC = (b"GIF8", b"RIFF", b"FLV\x01", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
+EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+OTHER_MAGIC = (b"GIF8", b"RIFF", b"FLV\x01", EBML, b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
 ISO_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
 
 
@@ -56,6 +57,27 @@ def unopened_reason(path: str | Path) -> str:
         if head[4:8] in ISO_FIRST_BOXES:
             return "decode_failed" if _has_whole_moov(file, size) else "truncated"
     return "decode_failed" if head.startswith(OTHER_MAGIC) else "not_media"
+
+
+def lacks_end(path: str | Path) -> bool:
+    """Whether a Matroska or WebM file is shorter than its segment says; False for other files, and for segments of unknown size."""
+    with open(path, "rb") as file:
+        if file.read(4) != EBML:
+            return False
+        file.seek(_ebml_size(file) or 0, os.SEEK_CUR)
+        claimed = _ebml_size(file) if file.read(4) == SEGMENT else None
+        return claimed is not None and file.tell() + claimed > os.fstat(file.fileno()).st_size
+
+
+def _ebml_size(file) -> int | None:
+    """Read the size of an EBML element (RFC 8794, 4); None for "unknown", and for none at all."""
+    first = file.read(1)
+    more = 8 - first[0].bit_length() if first and first[0] else 8
+    if more == 8:
+        return None
+    bits = 7 * (more + 1)
+    size = int.from_bytes(first + file.read(more), "big") & (1 << bits) - 1
+    return None if size == (1 << bits) - 1 else size
 
 
 def _has_whole_moov(file, size: int) -> bool:

@@ -12,7 +12,7 @@ import av
 
 from d2st.cache.errors import MediaError
 from d2st.pipeline.media.container import count_indexed, open_video, packets
-from d2st.pipeline.media.failure import media_error
+from d2st.pipeline.media.failure import lacks_end, media_error
 from d2st.pipeline.media.probe import Probe, probe_video
 from d2st.pipeline.media.read import read_media, read_probed
 from d2st.pipeline.media.sampling import sample_indices
@@ -138,7 +138,7 @@ def _break(path: str | Path, probe: Probe, reached: _Reached, cut_off: int, fail
     until_s = reached.end_s or 0.0
     if reached.end_s is None:
         return media_error("decode_failed", path, "" if failure is None else f"{type(failure).__name__}: {failure}")
-    if cut_off and probe.duration_s - until_s > MISSING_S:
+    if probe.duration_s - until_s > MISSING_S and (cut_off or lacks_end(path)):
         return MediaError("truncated", f"{path}: the file is cut off after {until_s:.1f} of {probe.duration_s:.1f} s")
     if failure is not None and probe.span_s - until_s > MISSING_S:
         where = f"nothing can be read after {until_s:.1f} of {probe.span_s:.1f} s"
