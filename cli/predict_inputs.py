@@ -22,8 +22,8 @@ def expand(named: Iterable[Path], *, null: bool) -> list[Path]:
     found: dict[Path, None] = {}  # keeps the order
     for path in named:
         listed = _listed(null=null) if str(path) == STDIN else [path]
-        for one in listed:
-            found.update(dict.fromkeys(_below(one) if one.is_dir() else [one]))
+        for one in listed:  # Path.is_dir raises for a name that is too long, and below a folder that may not be read
+            found.update(dict.fromkeys(_below(one) if os.path.isdir(one) else [one]))
     return list(found)
 
 
