@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2st.cli.evaluate import Split
+from d2st.cli.predict_inputs import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,18 +131,19 @@ def _explain(
 
 
 def _row(found: "Explanation", written: list[Path]) -> dict[str, Any]:
-    named = ("path", "kind", "start_s", "end_s", "windows", "logit", "score", "probability", "threshold", "fake")
+    named = ("kind", "start_s", "end_s", "windows", "logit", "score", "probability", "threshold", "fake")
     strongest = found.evidence.relevance.total.clip(min=0).sum(axis=(1, 2)).argmax()
     return {
+        "path": shown(found.path),
         **{name: getattr(found, name) for name in named},
         "most_evidence_s": found.timestamps_s[int(strongest)],
         "layers": {share.layer: share.ablation for share in found.evidence.layers},
-        "written": [str(path) for path in written],
+        "written": [shown(path) for path in written],
     }
 
 
 def _failure(path: Path, error: "D2stError") -> dict[str, Any]:
-    return {"path": str(path), "reason": getattr(error, "reason", "unusable"), "message": error.message, "fix": error.fix}
+    return {"path": shown(path), "reason": getattr(error, "reason", "unusable"), "message": error.message, "fix": error.fix}
 
 
 def _table(rows: list[dict[str, Any]]) -> "Table":

@@ -58,6 +58,6 @@ def identity(path: Path) -> tuple[int, int] | None:
     return sum(status.st_size for status in inside), max((status.st_mtime_ns for status in inside), default=0)
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path as text that can be stored and printed, bytes that are no UTF-8 escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")

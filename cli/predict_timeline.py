@@ -125,6 +125,7 @@ def _rounded(values: Iterable[float], decimals: int = 6) -> list[float]:
 
 def _png(found: "Prediction", frames: dict[int, list[float]]) -> bytes:
     from d2st.adapter.evaluate.timeline import Line, timeline_png
+    from d2st.cli.predict_inputs import shown
 
     lines = [
         Line(
@@ -141,5 +142,5 @@ def _png(found: "Prediction", frames: dict[int, list[float]]) -> bytes:
         gaps=[(gap.start_s, gap.end_s) for gap in _gaps(found)],
         threshold=found.threshold,
         duration_s=max([found.duration_s or 0, *ends]),
-        title=f"{Path(found.path).name}: P(fake) {found.probability:.3f}, {verdict}",
+        title=f"{shown(Path(found.path).name)}: P(fake) {found.probability:.3f}, {verdict}",
     )

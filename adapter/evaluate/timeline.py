@@ -46,8 +46,7 @@ def timeline_png(
         figure = Figure(figsize=(10, 3.4), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        # a file's name may hold $, which would be read as a formula
-        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)
+        axes.set_title(title, loc="left", fontsize=11, parse_math=False)  # a file's name may hold $
         for place, (start_s, end_s) in enumerate(gaps):
             label = "not scored" if place == 0 else None
             axes.axvspan(start_s, end_s, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, label=label)

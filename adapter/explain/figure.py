@@ -60,7 +60,7 @@ class Sheet:
         return np.asarray(self.figure.canvas.buffer_rgba())[..., :3].copy()
 
     def text(self, x: float, y: float, words: str, **look: object) -> None:
-        self.figure.text(x / self.width, 1 - y / self.height, words, **look)
+        self.figure.text(x / self.width, 1 - y / self.height, words, parse_math=False, **look)  # a file's name may hold $
 
 
 def evidence_png(crops: np.ndarray, evidence: Evidence, caption: Caption) -> bytes:

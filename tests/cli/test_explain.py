@@ -1,6 +1,7 @@
 """`d2st explain` from media to files, with a small backbone and an adapter that nobody trained."""
 
 import json
+import os
 import shutil
 from functools import partial
 
@@ -109,6 +110,13 @@ def test_drawings_film_and_numbers_are_written(command, media, tmp_path):
     assert len(document["evidence"]["relevance_total"]) == len(document["timestamps_s"]) == 4
     with av.open(str(tmp_path / "why" / "clip.mp4")) as film:
         assert sum(1 for _ in film.decode(video=0)) == 16  # half a second a frame, at 8 a second
+
+
+def test_bytes_of_a_name_that_are_no_text_are_escaped(command, media, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    shutil.copy(media / "photo.png", path)
+    (found,) = json.loads(command(path, "--out", tmp_path / "why", "--json").stdout)
+    assert found["written"] == [f"{tmp_path}/why/\\xff{ending}" for ending in (".json", ".png")]
 
 
 def test_what_makes_no_sense_is_refused_before_any_work(media, tmp_path, monkeypatch):

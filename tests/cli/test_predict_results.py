@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -9,7 +11,10 @@ import pytest
 from d2st.cache.errors import ConfigError, MediaError, StoreError, UsageError
 from d2st.cli.predict_results import Results
 from d2st.cli.predict_rows import COLUMNS
-from d2st.prediction import Doubt, Prediction, Window
+from d2st.cli.predict_timeline import write_timeline
+from d2st.detection import Detector
+from d2st.pipeline.media.failure import media_error
+from d2st.prediction import Doubt, Face, Prediction, Window
 
 SETTINGS = {"checkpoint": "abc", "all_faces": False, "window_s": 1.5, "fpr": None}
 
@@ -72,6 +77,15 @@ def test_a_killed_run_loses_at_most_its_last_line(tmp_path, files):
     assert not journal.exists()
 
 
+def test_a_name_with_bytes_that_are_no_text_gets_its_row(tmp_path):
+    path, out = tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "scores.parquet"
+    with Results(out, SETTINGS) as results:
+        results.add(path, media_error("not_media", path))
+    row = pl.read_parquet(out).row(0, named=True)
+    assert row["path"] == f"{tmp_path}/\\xff.mp4"
+    assert row["words"].startswith(f"{row['path']}: ")
+
+
 def test_a_run_that_is_stopped_writes_the_table(tmp_path, files):
     out = tmp_path / "scores.parquet"
 
@@ -117,3 +131,12 @@ def test_two_runs_do_not_write_one_table(tmp_path):
     with Results(tmp_path / "scores.csv", SETTINGS), pytest.raises(StoreError, match="another run"):
         Results(tmp_path / "scores.csv", SETTINGS)
     assert (tmp_path / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("name", [b"non\xffutf.mp4", rb"$\frac$.mp4"])
+def test_a_timeline_is_drawn_whatever_the_name(tmp_path, name):
+    found = prediction(os.fsdecode(name))
+    face = Face(1, 1.0, 0.7, 0.75, found.windows, (0.7,), (0.5,), ((0.0, 0.0, 9.0, 9.0),))
+    detector = Detector(SimpleNamespace(meta={}))
+    written = write_timeline(replace(found, faces=(face,)), tmp_path / "made", detector=detector, annotate=False)
+    assert [path.suffix for path in written if path.is_file()] == [".csv", ".png"]
