@@ -66,7 +66,7 @@ def explain(
       d2st explain --check demo/faces.d2st --masks demo/corpus --run demo/runs/demo --base blur --max-samples 40
     """
     from d2st.cache.errors import UsageError
-    from d2st.cli.predict import newest_run
+    from d2st.cli.predict import check_window, newest_run
     from d2st.cli.predict_inputs import expand
     from d2st.detection import Detector
 
@@ -78,6 +78,7 @@ def explain(
         raise UsageError("--masks and --max-samples are for --check alone", fix="Add --check STORE, or leave them out")
     if base not in ("genuine", "blur"):
         raise UsageError(f"--base can't be {base!r}", fix="Use genuine or blur")
+    check_window(window)
     paths = expand(files or [], null=False)
     names = _names(paths, out)
     detector = Detector.load(

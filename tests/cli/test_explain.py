@@ -129,6 +129,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(media, tmp_path, monkeyp
         ["--check", "faces.d2st"],  # without masks
         [photo, "--max-samples", "3"],
         [photo, "--base", "black"],
+        [photo, "--window", "0"],
     ):
         result = CliRunner().invoke(app, ["explain", *map(str, arguments), "--run", "none"])
         assert isinstance(result.exception, UsageError), arguments
