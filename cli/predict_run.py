@@ -75,12 +75,12 @@ def score_files(
         )
         for path, found in zip(todo, found_files, strict=True):
             counts.add(found)
-            if table is not None:
-                table.add(path, found)
-            else:
-                results.append((path, found))
             if name is not None and not isinstance(found, Exception) and found.kind != "image":
                 notes.append(_write_timeline(path, found, name(path), detector=detector, annotate=output.annotate))
+            if table is not None:
+                table.add(path, found)  # last: what has a row is done, and no later run comes back to it
+            else:
+                results.append((path, found))
             if len(todo) > 1:
                 on_progress("files", counts.files, len(todo))
     seconds = perf_counter() - began

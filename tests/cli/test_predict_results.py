@@ -11,6 +11,7 @@ import pytest
 from d2st.cache.errors import ConfigError, MediaError, StoreError, UsageError
 from d2st.cli.predict_results import Results
 from d2st.cli.predict_rows import COLUMNS
+from d2st.cli.predict_run import Output, score_files
 from d2st.cli.predict_timeline import write_timeline
 from d2st.detection import Detector
 from d2st.pipeline.media.failure import media_error
@@ -140,3 +141,24 @@ def test_a_timeline_is_drawn_whatever_the_name(tmp_path, name):
     detector = Detector(SimpleNamespace(meta={}))
     written = write_timeline(replace(found, faces=(face,)), tmp_path / "made", detector=detector, annotate=False)
     assert [path.suffix for path in written if path.is_file()] == [".csv", ".png"]
+
+
+def test_a_video_without_its_timeline_is_not_done(tmp_path, files, monkeypatch):
+    """Stopped while the second one's is drawn, as drawing a long video takes minutes."""
+    detector = SimpleNamespace(
+        opened=SimpleNamespace(digest="abc"), predict_files=lambda paths, **options: iter([prediction(path) for path in paths])
+    )
+    drawn = []
+
+    def write(found, target, **options):
+        drawn.append(target.name)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("d2st.cli.predict_timeline.write_timeline", write)
+    output = Output(tmp_path / "scores.csv", fresh=False, timeline=tmp_path, annotate=False, per_frame=False, as_json=True)
+    options = {name: value for name, value in SETTINGS.items() if name != "checkpoint"}
+    with pytest.raises(KeyboardInterrupt):
+        score_files(detector, files, output, options=options, workers=1)
+    assert score_files(detector, files, output, options=options, workers=1)
+    assert drawn == ["a", "b", "b", "c"]
