@@ -81,7 +81,7 @@ def predict(
         raise ConfigError(f"there are no media files in {named}", fix="Name images, videos, or folders that hold some")
     output = Output(out, fresh=fresh, timeline=timeline, annotate=annotate, per_frame=per_frame, as_json=as_json)
     if timeline is not None:
-        output.check_sources(paths)  # before any work
+        output.timelines(paths)  # what would replace one of the files is refused before any work
     detector = Detector.load(
         run or newest_run(Path("runs")), pretrained=pretrained, detector_weights=detector_weights, device=device
     )

@@ -29,17 +29,17 @@ class Output:
     per_frame: bool
     as_json: bool
 
-    def namer(self, sources: Sequence[Path]) -> "Callable[[Path], Path]":
+    def timelines(self, sources: Sequence[Path]) -> dict[Path, Path]:
+        """Where the timeline of each video goes, without an ending: the same for the same files, however many of them are done already.
+
+        Raises UsageError if one would replace one of the files to be scored.
+        """
         from d2st.cli.predict_timeline import Namer
+        from d2st.detection import media_kind
 
         endings = (".csv", ".png", ".mp4") if self.annotate else (".csv", ".png")
-        return Namer(self.timeline, sources, endings=endings).name
-
-    def check_sources(self, sources: Sequence[Path]) -> None:
-        """Raise UsageError if a timeline would replace one of the files to be scored."""
-        name = self.namer(sources)
-        for path in sources:
-            name(path)
+        namer = Namer(self.timeline, sources, endings=endings)
+        return {path: namer.name(path) for path in sources if media_kind(path) != "image"}
 
 
 def score_files(
@@ -58,7 +58,7 @@ def score_files(
 
     counts, clocks = Counts(), {}
     results: list[tuple[Path, Prediction | D2stError]] = []
-    name = output.namer(paths) if output.timeline else None
+    timelines = output.timelines(paths) if output.timeline else {}
     notes: list[str | None] = []
     began = perf_counter()
     with ExitStack() as stack:
@@ -75,8 +75,8 @@ def score_files(
         )
         for path, found in zip(todo, found_files, strict=True):
             counts.add(found)
-            if name is not None and not isinstance(found, Exception) and found.kind != "image":
-                notes.append(_write_timeline(path, found, name(path), detector=detector, annotate=output.annotate))
+            if path in timelines and not isinstance(found, Exception):
+                notes.append(_write_timeline(path, found, timelines[path], detector=detector, annotate=output.annotate))
             if table is not None:
                 table.add(path, found)  # last: what has a row is done, and no later run comes back to it
             else:
@@ -90,7 +90,7 @@ def score_files(
         show_document(results)
     else:
         show_results(results, detector=detector, fpr=options["fpr"], per_frame=output.per_frame)
-    if name is not None:
+    if output.timeline is not None:
         notes.append(
             f"{counted(len(notes), 'timeline')} in {output.timeline}" + " (images have none)" * (len(notes) < counts.scored)
         )

@@ -143,8 +143,12 @@ def test_a_timeline_is_drawn_whatever_the_name(tmp_path, name):
     assert [path.suffix for path in written if path.is_file()] == [".csv", ".png"]
 
 
-def test_a_video_without_its_timeline_is_not_done(tmp_path, files, monkeypatch):
-    """Stopped while the second one's is drawn, as drawing a long video takes minutes."""
+def test_a_video_without_its_timeline_is_not_done_and_no_other_one_takes_its_name(tmp_path, files, monkeypatch):
+    """Stopped while the third one's is drawn, as drawing a long video takes minutes."""
+    twin = tmp_path / "other" / "b.mp4"
+    twin.parent.mkdir()
+    twin.write_text("another b")
+    paths = [*files[:2], twin, files[2]]
     detector = SimpleNamespace(
         opened=SimpleNamespace(digest="abc"), predict_files=lambda paths, **options: iter([prediction(path) for path in paths])
     )
@@ -152,13 +156,13 @@ def test_a_video_without_its_timeline_is_not_done(tmp_path, files, monkeypatch):
 
     def write(found, target, **options):
         drawn.append(target.name)
-        if len(drawn) == 2:
+        if len(drawn) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("d2st.cli.predict_timeline.write_timeline", write)
     output = Output(tmp_path / "scores.csv", fresh=False, timeline=tmp_path, annotate=False, per_frame=False, as_json=True)
     options = {name: value for name, value in SETTINGS.items() if name != "checkpoint"}
     with pytest.raises(KeyboardInterrupt):
-        score_files(detector, files, output, options=options, workers=1)
-    assert score_files(detector, files, output, options=options, workers=1)
-    assert drawn == ["a", "b", "b", "c"]
+        score_files(detector, paths, output, options=options, workers=1)
+    assert score_files(detector, paths, output, options=options, workers=1)
+    assert drawn == ["a", "b", "b-2", "b-2", "c"]
