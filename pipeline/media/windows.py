@@ -52,7 +52,7 @@ def read_windows(
         probe = probe_video(path, on_duration=on_duration)
         if probe.is_image or window_s is None or probe.span_s <= WHOLE_RATIO * window_s:
             found = read_probed(path, probe, frames=frames, sampling=sampling)
-            yield from _whole(found, None if probe.is_image else probe.span_s, _break_of(path, probe, found))
+            yield from _whole(found, None if probe.is_image else probe.span_s, _break_of(path, probe))
             return
         yield from _windows(path, probe, reached, frames=frames, sampling=sampling, window_s=window_s)
     except MediaError as error:
@@ -146,8 +146,8 @@ def _break(path: str | Path, probe: Probe, reached: _Reached, cut_off: int, fail
     return None
 
 
-def _break_of(path: str | Path, probe: Probe, found: Frames) -> MediaError | None:
-    """The same of a video that was read as one clip, whose lost frames may lie behind its end."""
+def _break_of(path: str | Path, probe: Probe) -> MediaError | None:
+    """The same of a video that was read as one clip."""
     whole = _Reached()
     whole.end_s = probe.span_s
-    return _break(path, probe, whole, found.info.frames_lost, None)
+    return _break(path, probe, whole, 0, None)

@@ -101,15 +101,32 @@ def test_a_file_that_is_cut_off_keeps_its_windows_and_says_where(long_video, cod
 
 
 @pytest.mark.parametrize("window_s", [None, 1.0])
-def test_matroska_that_is_cut_off_says_where_and_longer_sound_is_no_cut(coded, tmp_path, window_s):
-    path = coded.write(tmp_path / "whole.mkv", coded.frames(230))
+@pytest.mark.parametrize("kind", ["mkv", "flv"])
+def test_what_is_cut_off_says_where_and_longer_sound_is_no_cut(coded, tmp_path, kind, window_s):
+    path = coded.write(tmp_path / f"whole.{kind}", coded.frames(230))
     data = path.read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
-    _, end = windows_of(tmp_path / "cut.mkv", window_s=window_s)
+    (tmp_path / f"cut.{kind}").write_bytes(data[: len(data) // 2])
+    _, end = windows_of(tmp_path / f"cut.{kind}", window_s=window_s)
     assert end.error.reason == "truncated"
-    assert f"the file is cut off after {end.duration_s:.1f} of 9.2 s" in str(end.error)
-    _, end = windows_of(_with_sound(path, tmp_path / "sound.mkv", sound_s=14), window_s=window_s)
+    assert f"the file is cut off after {end.duration_s:.1f} of 9." in str(end.error)
+    longer = _with_sound(path, tmp_path / "sound.mkv", sound_s=14)
+    _, end = windows_of(longer, window_s=window_s)
     assert (end.error, end.frames) == (None, 230)
+
+
+@pytest.mark.parametrize("window_s", [None, 1.0])
+def test_a_damaged_frame_under_longer_sound_is_no_cut(coded, tmp_path, window_s):
+    path = _with_sound(coded.write(tmp_path / "whole.mp4", coded.frames(230)), tmp_path / "sound.mp4", sound_s=14)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.is_keyframe][8]
+        start, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    windows, end = windows_of(path, window_s=window_s)
+    assert end.error is None
+    assert sum(window.frames.info.frames_lost for window in windows) >= 1
+    assert 210 < end.frames < 230
 
 
 def _with_sound(source: Path, target: Path, *, sound_s: int) -> Path:
