@@ -121,7 +121,9 @@ def _write_timeline(path: Path, found: "Prediction", target: Path, *, detector: 
     from d2st.cli.predict_timeline import write_timeline
 
     try:
-        write_timeline(found, target, detector=detector, annotate=annotate and found.kind == "video")
+        done = write_timeline(found, target, detector=detector, annotate=annotate and found.kind == "video")
     except D2stError as error:
         return f"no annotated video of {shown(path)}: {error.message}"
+    if done is not None and done.sound == "left out":
+        return f"the annotated {shown(path)} is silent: MP4 does not take the video's sound as it is"
     return f"{shown(path)} is a folder: no annotated video" if annotate and found.kind == "frames" else None

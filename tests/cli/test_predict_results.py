@@ -14,6 +14,7 @@ from d2st.cli.predict_rows import COLUMNS
 from d2st.cli.predict_run import Output, score_files
 from d2st.cli.predict_timeline import write_timeline
 from d2st.detection import Detector
+from d2st.pipeline.media.annotate import Annotated
 from d2st.pipeline.media.failure import media_error
 from d2st.prediction import Doubt, Face, Prediction, Window
 
@@ -139,8 +140,18 @@ def test_a_timeline_is_drawn_whatever_the_name(tmp_path, name):
     found = prediction(os.fsdecode(name))
     face = Face(1, 1.0, 0.7, 0.75, found.windows, (0.7,), (0.5,), ((0.0, 0.0, 9.0, 9.0),))
     detector = Detector(SimpleNamespace(meta={}))
-    written = write_timeline(replace(found, faces=(face,)), tmp_path / "made", detector=detector, annotate=False)
-    assert [path.suffix for path in written if path.is_file()] == [".csv", ".png"]
+    write_timeline(replace(found, faces=(face,)), tmp_path / "made", detector=detector, annotate=False)
+    assert sorted(os.listdir(tmp_path)) == ["made.csv", "made.png"]
+
+
+def test_an_annotated_video_that_lost_its_sound_is_told(tmp_path, files, monkeypatch, capsys):
+    detector = SimpleNamespace(
+        opened=SimpleNamespace(digest="abc"), predict_files=lambda paths, **options: iter([prediction(path) for path in paths])
+    )
+    monkeypatch.setattr("d2st.cli.predict_timeline.write_timeline", lambda *found, **options: Annotated(20, "left out"))
+    output = Output(None, fresh=False, timeline=tmp_path / "out", annotate=True, per_frame=False, as_json=True)
+    assert score_files(detector, files[:1], output, options={"fpr": None}, workers=1)
+    assert "a.mp4 is silent: MP4 does not take the video's sound as it is" in capsys.readouterr().err
 
 
 def test_a_video_without_its_timeline_is_not_done_and_no_other_one_takes_its_name(tmp_path, files, monkeypatch):
