@@ -14,6 +14,8 @@
 It lives in `cache` because that is the one room which every other room may import.
 """
 
+import re
+
 __all__ = [
     "ConfigError",
     "D2stError",
@@ -27,11 +29,17 @@ __all__ = [
     "WeightsError",
 ]
 
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
+
 
 class D2stError(Exception):
-    """What is wrong and where (`message`), and how to mend it (`fix`, one imperative sentence or "")."""
+    """What is wrong and where (`message`), and how to mend it (`fix`, one imperative sentence or "").
+
+    Bytes of a file's name that are no text stand in the message as \\xff, so that it can be printed and stored anywhere.
+    """
 
     def __init__(self, message: str, *, fix: str = "") -> None:
+        message = _ESCAPED.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", message)
         super().__init__(message)
         self.message = message
         self.fix = fix

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2st.cli.evaluate import Split
+from d2st.cli.predict_inputs import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +66,7 @@ def explain(
       d2st explain --check demo/faces.d2st --masks demo/corpus --run demo/runs/demo --base blur --max-samples 40
     """
     from d2st.cache.errors import UsageError
-    from d2st.cli.predict import newest_run
+    from d2st.cli.predict import check_window, newest_run
     from d2st.cli.predict_inputs import expand
     from d2st.detection import Detector
 
@@ -77,6 +78,7 @@ def explain(
         raise UsageError("--masks and --max-samples are for --check alone", fix="Add --check STORE, or leave them out")
     if base not in ("genuine", "blur"):
         raise UsageError(f"--base can't be {base!r}", fix="Use genuine or blur")
+    check_window(window)
     paths = expand(files or [], null=False)
     names = _names(paths, out)
     detector = Detector.load(
@@ -130,18 +132,19 @@ def _explain(
 
 
 def _row(found: "Explanation", written: list[Path]) -> dict[str, Any]:
-    named = ("path", "kind", "start_s", "end_s", "windows", "logit", "score", "probability", "threshold", "fake")
+    named = ("kind", "start_s", "end_s", "windows", "logit", "score", "probability", "threshold", "fake")
     strongest = found.evidence.relevance.total.clip(min=0).sum(axis=(1, 2)).argmax()
     return {
+        "path": shown(found.path),
         **{name: getattr(found, name) for name in named},
         "most_evidence_s": found.timestamps_s[int(strongest)],
         "layers": {share.layer: share.ablation for share in found.evidence.layers},
-        "written": [str(path) for path in written],
+        "written": [shown(path) for path in written],
     }
 
 
 def _failure(path: Path, error: "D2stError") -> dict[str, Any]:
-    return {"path": str(path), "reason": getattr(error, "reason", "unusable"), "message": error.message, "fix": error.fix}
+    return {"path": shown(path), "reason": getattr(error, "reason", "unusable"), "message": error.message, "fix": error.fix}
 
 
 def _table(rows: list[dict[str, Any]]) -> "Table":

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["newest_run", "predict"]
+__all__ = ["check_window", "newest_run", "predict"]
 
 
 def predict(
@@ -81,7 +81,7 @@ def predict(
         raise ConfigError(f"there are no media files in {named}", fix="Name images, videos, or folders that hold some")
     output = Output(out, fresh=fresh, timeline=timeline, annotate=annotate, per_frame=per_frame, as_json=as_json)
     if timeline is not None:
-        output.check_sources(paths)  # before any work
+        output.timelines(paths)  # what would replace one of the files is refused before any work
     detector = Detector.load(
         run or newest_run(Path("runs")), pretrained=pretrained, detector_weights=detector_weights, device=device
     )
@@ -108,6 +108,14 @@ def newest_run(runs: Path) -> Path:
     return found[-1].parent.parent
 
 
+def check_window(window: float | None) -> None:
+    """Raise UsageError for a --window that is no length of time."""
+    from d2st.cache.errors import UsageError
+
+    if window is not None and not 0 < window < float("inf"):
+        raise UsageError(f"--window {window:g} is no length of time", fix="Give seconds, such as 4")
+
+
 def _check(
     *,
     fpr: float | None,
@@ -123,8 +131,7 @@ def _check(
 
     if fpr is not None and not 0 < fpr < 1:
         raise UsageError(f"--fpr {fpr:g} is no rate between 0 and 1", fix="Give one such as 0.01")
-    if window is not None and not 0 < window < float("inf"):
-        raise UsageError(f"--window {window:g} is no length of time", fix="Give seconds, such as 4")
+    check_window(window)
     if annotate and timeline is None:
         raise UsageError("--annotate needs a folder to write into", fix="Name it with --timeline")
     if fresh and out is None:

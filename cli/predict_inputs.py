@@ -22,8 +22,8 @@ def expand(named: Iterable[Path], *, null: bool) -> list[Path]:
     found: dict[Path, None] = {}  # keeps the order
     for path in named:
         listed = _listed(null=null) if str(path) == STDIN else [path]
-        for one in listed:
-            found.update(dict.fromkeys(_below(one) if one.is_dir() else [one]))
+        for one in listed:  # Path.is_dir raises for a name that is too long, and below a folder that may not be read
+            found.update(dict.fromkeys(_below(one) if os.path.isdir(one) else [one]))
     return list(found)
 
 
@@ -58,6 +58,6 @@ def identity(path: Path) -> tuple[int, int] | None:
     return sum(status.st_size for status in inside), max((status.st_mtime_ns for status in inside), default=0)
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path as text that can be stored and printed, bytes that are no UTF-8 escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")

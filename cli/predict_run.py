@@ -29,17 +29,17 @@ class Output:
     per_frame: bool
     as_json: bool
 
-    def namer(self, sources: Sequence[Path]) -> "Callable[[Path], Path]":
+    def timelines(self, sources: Sequence[Path]) -> dict[Path, Path]:
+        """Where the timeline of each video goes, without an ending: the same for the same files, however many of them are done already.
+
+        Raises UsageError if one would replace one of the files to be scored.
+        """
         from d2st.cli.predict_timeline import Namer
+        from d2st.detection import media_kind
 
         endings = (".csv", ".png", ".mp4") if self.annotate else (".csv", ".png")
-        return Namer(self.timeline, sources, endings=endings).name
-
-    def check_sources(self, sources: Sequence[Path]) -> None:
-        """Raise UsageError if a timeline would replace one of the files to be scored."""
-        name = self.namer(sources)
-        for path in sources:
-            name(path)
+        namer = Namer(self.timeline, sources, endings=endings)
+        return {path: namer.name(path) for path in sources if media_kind(path) != "image"}
 
 
 def score_files(
@@ -58,7 +58,7 @@ def score_files(
 
     counts, clocks = Counts(), {}
     results: list[tuple[Path, Prediction | D2stError]] = []
-    name = output.namer(paths) if output.timeline else None
+    timelines = output.timelines(paths) if output.timeline else {}
     notes: list[str | None] = []
     began = perf_counter()
     with ExitStack() as stack:
@@ -75,12 +75,12 @@ def score_files(
         )
         for path, found in zip(todo, found_files, strict=True):
             counts.add(found)
+            if path in timelines and not isinstance(found, Exception):
+                notes.append(_write_timeline(path, found, timelines[path], detector=detector, annotate=output.annotate))
             if table is not None:
-                table.add(path, found)
+                table.add(path, found)  # last: what has a row is done, and no later run comes back to it
             else:
                 results.append((path, found))
-            if name is not None and not isinstance(found, Exception) and found.kind != "image":
-                notes.append(_write_timeline(path, found, name(path), detector=detector, annotate=output.annotate))
             if len(todo) > 1:
                 on_progress("files", counts.files, len(todo))
     seconds = perf_counter() - began
@@ -90,7 +90,7 @@ def score_files(
         show_document(results)
     else:
         show_results(results, detector=detector, fpr=options["fpr"], per_frame=output.per_frame)
-    if name is not None:
+    if output.timeline is not None:
         notes.append(
             f"{counted(len(notes), 'timeline')} in {output.timeline}" + " (images have none)" * (len(notes) < counts.scored)
         )
@@ -121,7 +121,9 @@ def _write_timeline(path: Path, found: "Prediction", target: Path, *, detector: 
     from d2st.cli.predict_timeline import write_timeline
 
     try:
-        write_timeline(found, target, detector=detector, annotate=annotate and found.kind == "video")
+        done = write_timeline(found, target, detector=detector, annotate=annotate and found.kind == "video")
     except D2stError as error:
         return f"no annotated video of {shown(path)}: {error.message}"
+    if done is not None and done.sound == "left out":
+        return f"the annotated {shown(path)} is silent: MP4 does not take the video's sound as it is"
     return f"{shown(path)} is a folder: no annotated video" if annotate and found.kind == "frames" else None

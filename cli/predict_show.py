@@ -92,7 +92,7 @@ def show_results(
         )
         if isinstance(found, Exception):
             failure = _failure(found)
-            rows.append((name, "", "", "", f"{failure['reason']}: {found.message.removeprefix(f'{path}: ')}"))
+            rows.append((name, "", "", "", f"{failure['reason']}: {found.message.removeprefix(f'{shown(path)}: ')}"))
             continue
         doubts = "; ".join(doubt.words for doubt in found.doubts)
         rows.append((name, f"{found.probability:.3f}", "fake" if found.fake else "real", _profile(found, detector), doubts))

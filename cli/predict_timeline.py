@@ -10,6 +10,7 @@ from d2st.cache.errors import UsageError
 
 if TYPE_CHECKING:
     from d2st.detection import Detector
+    from d2st.pipeline.media.annotate import Annotated
     from d2st.prediction import Prediction
 
 __all__ = ["COLUMNS", "Namer", "write_timeline"]
@@ -58,8 +59,8 @@ class Namer:
         return self.folder / name
 
 
-def write_timeline(found: "Prediction", target: Path, *, detector: "Detector", annotate: bool) -> list[Path]:
-    """Write TARGET.csv, TARGET.png and with `annotate` TARGET.mp4; returns what was written.
+def write_timeline(found: "Prediction", target: Path, *, detector: "Detector", annotate: bool) -> "Annotated | None":
+    """Write TARGET.csv, TARGET.png and with `annotate` TARGET.mp4; returns what is known of the latter.
 
     The table has a row for each window of each face, then one for each frame, then one for each stretch that could not be scored. A frame's
     `score` is raw, and `probability` calibrated, in all of them; boxes are in px of the source.
@@ -75,7 +76,7 @@ def write_timeline(found: "Prediction", target: Path, *, detector: "Detector", a
     write_atomic(table, _csv(found, frames).encode())
     write_atomic(picture, _png(found, frames))
     if not annotate:
-        return [table, picture]
+        return None
     from d2st.pipeline.media.annotate import TrackDrawing, annotate_video
 
     gaps = [(gap.start_s, gap.end_s, None) for gap in _gaps(found)]
@@ -89,8 +90,7 @@ def write_timeline(found: "Prediction", target: Path, *, detector: "Detector", a
         )
         for face in found.faces
     ]
-    annotate_video(found.path, video, tracks, threshold=found.threshold, duration_s=found.duration_s)
-    return [table, picture, video]
+    return annotate_video(found.path, video, tracks, threshold=found.threshold, duration_s=found.duration_s)
 
 
 def _gaps(found: "Prediction") -> list:
@@ -125,6 +125,7 @@ def _rounded(values: Iterable[float], decimals: int = 6) -> list[float]:
 
 def _png(found: "Prediction", frames: dict[int, list[float]]) -> bytes:
     from d2st.adapter.evaluate.timeline import Line, timeline_png
+    from d2st.cli.predict_inputs import shown
 
     lines = [
         Line(
@@ -141,5 +142,5 @@ def _png(found: "Prediction", frames: dict[int, list[float]]) -> bytes:
         gaps=[(gap.start_s, gap.end_s) for gap in _gaps(found)],
         threshold=found.threshold,
         duration_s=max([found.duration_s or 0, *ends]),
-        title=f"{Path(found.path).name}: P(fake) {found.probability:.3f}, {verdict}",
+        title=f"{shown(Path(found.path).name)}: P(fake) {found.probability:.3f}, {verdict}",
     )

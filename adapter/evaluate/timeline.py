@@ -46,7 +46,6 @@ def timeline_png(
         figure = Figure(figsize=(10, 3.4), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        # a file's name may hold $, which would be read as a formula
         axes.set_title(title, loc="left", fontsize=11)
         for place, (start_s, end_s) in enumerate(gaps):
             label = "not scored" if place == 0 else None

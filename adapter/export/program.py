@@ -2,13 +2,15 @@
 
 The decision that shaped it: PyTorch's reader of pt2 files opens the pickles in them. What `d2st export` writes has none, so a file with
 anything else than plain weights, one graph and our JSON is refused before PyTorch sees it. (Its graph still passes through a parser that
-was not made for hostile input; a file from a stranger is safer as ONNX.)
+was not made for hostile input; a file from a stranger is safer as ONNX.) Neither reader minds weights that were damaged, so pt2 is held
+against the checksums of its zip here, and ONNX against its `seal`.
 """
 
 import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ import torch
 
 from d2st.adapter.export.about import KEY, check_about
 from d2st.adapter.export.graph import OUTPUTS
+from d2st.adapter.export.seal import check_seal
 from d2st.cache.errors import ConfigError, RunError
 
 __all__ = ["SUFFIXES", "OnnxProgram", "Program", "Pt2Program", "arguments", "open_program", "quiet", "require"]
@@ -87,6 +90,7 @@ class OnnxProgram:
         require("onnxruntime")
         import onnxruntime
 
+        check_seal(data, where=where)
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -156,6 +160,7 @@ def _read_extra(data: bytes, where: str) -> bytes:
     """Our JSON from the zip, if nothing in it is a pickle or a library."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
             names = archive.namelist()
             root = names[0].partition("/")[0]
             sizes = {entry.filename.removeprefix(f"{root}/"): entry.file_size for entry in archive.infolist()}
@@ -168,8 +173,10 @@ def _read_extra(data: bytes, where: str) -> bytes:
                 foreign += [key for key, entry in entries.items() if entry["use_pickle"]]
             own = f"extra/{KEY}.json"
             text = archive.read(f"{root}/{own}") if own in sizes else b""
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RunError(f"{where} can't be read as a pt2 program: {_first_line(error)}", fix="Export it again") from error
+    if damaged:
+        raise RunError(f"{where} was changed or damaged after it was written, in {damaged}", fix="Export it again")
     if foreign:
         raise RunError(
             f"{where} holds more than plain weights and a graph ({foreign[0]}), and reading that can run any code",

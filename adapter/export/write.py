@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from d2st.adapter.export.about import KEY
 from d2st.adapter.export.graph import OUTPUTS
 from d2st.adapter.export.program import OnnxProgram, Program, Pt2Program, arguments, quiet, require
+from d2st.adapter.export.seal import seal
 from d2st.adapter.nets.plain import export_form
 from d2st.cache.errors import ConfigError
 from d2st.cache.files import write_atomic
@@ -94,7 +95,7 @@ def write_onnx(
     def pack(text: str) -> bytes:
         entry = next((entry for entry in proto.metadata_props if entry.key == KEY), None) or proto.metadata_props.add(key=KEY)
         entry.value = text
-        return proto.SerializeToString()
+        return seal(proto)
 
     return _write(out, about=about, check=check, opened=OnnxProgram, pack=pack)
 

@@ -5,6 +5,7 @@ cache's dtype, or quantised by its calibration. So the score of a file that is o
 come in windows, each as long as the clips that the detector was trained on.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from math import log
 from pathlib import Path
@@ -172,7 +173,7 @@ def media_kind(path: Path) -> str:
     """What a path is read as: image, video or frames (a folder). A name that says nothing is judged by its first bytes."""
     from d2st.pipeline.manifest.walk import media_kind as kind_of_name
 
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long, and below a folder that may not be read
         return "frames"
     return kind_of_name(path.name) or ("image" if _looks_like_image(path) else "video")
 
@@ -181,6 +182,8 @@ def _looks_like_image(path: Path) -> bool:
     """For names without a known extension: does Pillow know the header?"""
     from PIL import Image, UnidentifiedImageError
 
+    if not os.path.isfile(path):  # a pipe would be waited for, for ever
+        return False
     try:
         with Image.open(path):
             return True

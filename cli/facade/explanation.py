@@ -1,5 +1,6 @@
 """Why a file has its score: `Detector.load("runs/mine").explain("clip.mp4").write("why")`."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,5 +118,6 @@ class Explanation:
         if self.kind != "image":
             where = f"{self.start_s:.1f}-{self.end_s:.1f} s"
             about.insert(0, f"{where}, the most suspicious of {self.windows} windows" if self.windows > 1 else where)
-        title = f"{Path(self.path).name}: P(fake) {self.probability:.3f}, called {verdict}"
+        name = os.fsencode(Path(self.path).name).decode(errors="backslashreplace")  # a name may hold bytes that are no text
+        title = f"{name}: P(fake) {self.probability:.3f}, called {verdict}"
         return Caption(title, "  |  ".join(about), self.frame_probabilities, self.threshold, self.timestamps_s)

@@ -60,7 +60,7 @@ def annotate_video(
     try:
         try:
             done = _write(path, partial, faces, threshold=threshold, duration_s=duration_s, with_sound=True)
-        except SoundRefused:
+        except (SoundRefused, av.error.ArgumentError):  # some sounds MP4 refuses only when its index is written
             done = _write(path, partial, faces, threshold=threshold, duration_s=duration_s, with_sound=False)
         os.replace(partial, out)
     except D2stError:

@@ -6,16 +6,20 @@ from its first bytes.
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from d2st.cache.errors import MediaError
 from d2st.pipeline.reasons import REASONS
 
-__all__ = ["check_file", "media_error", "unopened_reason"]
+__all__ = ["check_file", "lacks_end", "media_error", "unopened_reason"]
 
 DETAIL_CHARS = 200
 IMAGE_TAILS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82"}
-OTHER_MAGIC = (b"GIF8", b"RIFF", b"FLV\x01", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
+EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+FLV = b"FLV\x01"
+OTHER_MAGIC = (b"GIF8", b"RIFF", FLV, EBML, b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
 ISO_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
 
 
@@ -54,12 +58,45 @@ def unopened_reason(path: str | Path) -> str:
                 file.seek(max(0, size - 64))
                 return "decode_failed" if tail in file.read() else "truncated"
         if head[4:8] in ISO_FIRST_BOXES:
-            return "decode_failed" if _has_whole_moov(file, size) else "truncated"
+            whole = any(kind == b"moov" and end <= size for kind, end in _boxes(file, size))
+            return "decode_failed" if whole else "truncated"
     return "decode_failed" if head.startswith(OTHER_MAGIC) else "not_media"
 
 
-def _has_whole_moov(file, size: int) -> bool:
-    """Walk the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) up to a complete `moov`."""
+def lacks_end(path: str | Path) -> bool:
+    """Whether a file is shorter than it says: a box of an MP4 or QuickTime file, the segment of a Matroska or WebM file, the last tag of an
+    FLV file. False for other files, and where no size is given (streams)."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if head[4:] in ISO_FIRST_BOXES:
+            return any(end > size for _, end in _boxes(file, size))
+        if head.startswith(FLV):  # each tag has its length in front and behind (Adobe's specification of FLV 10.1, E.3 and E.4)
+            file.seek(size - 4)
+            length = int.from_bytes(file.read(4), "big")
+            file.seek(max(0, size - 4 - length))
+            return length != int.from_bytes(file.read(4)[1:], "big") + 11
+        if not head.startswith(EBML):
+            return False
+        file.seek(len(EBML))
+        file.seek(_ebml_size(file) or 0, os.SEEK_CUR)
+        claimed = _ebml_size(file) if file.read(4) == SEGMENT else None
+        return claimed is not None and file.tell() + claimed > size
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """Read the size of an EBML element (RFC 8794, 4); None for "unknown", and for none at all."""
+    first = file.read(1)
+    more = 8 - first[0].bit_length() if first and first[0] else 8
+    if more == 8:
+        return None
+    bits = 7 * (more + 1)
+    size = int.from_bytes(first + file.read(more), "big") & (1 << bits) - 1
+    return None if size == (1 << bits) - 1 else size
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """The top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2): their kinds, and where they say that they end."""
     start = 0
     while start + 8 <= size:
         file.seek(start)
@@ -69,7 +106,5 @@ def _has_whole_moov(file, size: int) -> bool:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:
             length = size - start
-        if header[4:8] == b"moov":
-            return start + length <= size
         start += max(length, 8)
-    return False
+        yield header[4:8], start

@@ -21,6 +21,7 @@ ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": 
 MAX_TICKS = 65_535  # a second, in MPEG-4 part 2; finer clocks are rounded to these
 MAX_FPS = 240
 MAX_THREADS = 4  # each holds pictures, and of 4K ones many threads would hold gigabytes
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 ITU709 = 1  # colour matrix, primaries and transfer in ISO/IEC 23091-2
 
 
@@ -115,6 +116,9 @@ class CopiedSound:
     ) -> None:
         try:
             self._out = target.add_stream_from_template(stream)
+            channels = stream.layout.nb_channels
+            if stream.layout.name == f"{channels} channels":  # Matroska and AVI do not say which of PCM, and MP4 has to
+                self._out.codec_context.layout = USUAL_LAYOUTS.get(channels, stream.layout)
             target.start_encoding()
         except (ValueError, av.FFmpegError) as error:
             raise SoundRefused(str(error)) from error

@@ -12,7 +12,7 @@ import av
 
 from d2st.cache.errors import MediaError
 from d2st.pipeline.media.container import count_indexed, open_video, packets
-from d2st.pipeline.media.failure import media_error
+from d2st.pipeline.media.failure import lacks_end, media_error
 from d2st.pipeline.media.probe import Probe, probe_video
 from d2st.pipeline.media.read import read_media, read_probed
 from d2st.pipeline.media.sampling import sample_indices
@@ -52,7 +52,7 @@ def read_windows(
         probe = probe_video(path, on_duration=on_duration)
         if probe.is_image or window_s is None or probe.span_s <= WHOLE_RATIO * window_s:
             found = read_probed(path, probe, frames=frames, sampling=sampling)
-            yield from _whole(found, None if probe.is_image else probe.span_s, _break_of(path, probe, found))
+            yield from _whole(found, None if probe.is_image else probe.span_s, _break_of(path, probe))
             return
         yield from _windows(path, probe, reached, frames=frames, sampling=sampling, window_s=window_s)
     except MediaError as error:
@@ -138,7 +138,7 @@ def _break(path: str | Path, probe: Probe, reached: _Reached, cut_off: int, fail
     until_s = reached.end_s or 0.0
     if reached.end_s is None:
         return media_error("decode_failed", path, "" if failure is None else f"{type(failure).__name__}: {failure}")
-    if cut_off and probe.duration_s - until_s > MISSING_S:
+    if probe.duration_s - until_s > MISSING_S and (cut_off or lacks_end(path)):
         return MediaError("truncated", f"{path}: the file is cut off after {until_s:.1f} of {probe.duration_s:.1f} s")
     if failure is not None and probe.span_s - until_s > MISSING_S:
         where = f"nothing can be read after {until_s:.1f} of {probe.span_s:.1f} s"
@@ -146,8 +146,8 @@ def _break(path: str | Path, probe: Probe, reached: _Reached, cut_off: int, fail
     return None
 
 
-def _break_of(path: str | Path, probe: Probe, found: Frames) -> MediaError | None:
-    """The same of a video that was read as one clip, whose lost frames may lie behind its end."""
+def _break_of(path: str | Path, probe: Probe) -> MediaError | None:
+    """The same of a video that was read as one clip."""
     whole = _Reached()
     whole.end_s = probe.span_s
-    return _break(path, probe, whole, found.info.frames_lost, None)
+    return _break(path, probe, whole, 0, None)

@@ -1,6 +1,7 @@
 """`d2st explain` from media to files, with a small backbone and an adapter that nobody trained."""
 
 import json
+import os
 import shutil
 from functools import partial
 
@@ -111,6 +112,13 @@ def test_drawings_film_and_numbers_are_written(command, media, tmp_path):
         assert sum(1 for _ in film.decode(video=0)) == 16  # half a second a frame, at 8 a second
 
 
+def test_bytes_of_a_name_that_are_no_text_are_escaped(command, media, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    shutil.copy(media / "photo.png", path)
+    (found,) = json.loads(command(path, "--out", tmp_path / "why", "--json").stdout)
+    assert found["written"] == [f"{tmp_path}/why/\\xff{ending}" for ending in (".json", ".png")]
+
+
 def test_what_makes_no_sense_is_refused_before_any_work(media, tmp_path, monkeypatch):
     photo, twin = media / "photo.png", tmp_path / "photo.png"
     shutil.copy(photo, twin)
@@ -121,6 +129,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(media, tmp_path, monkeyp
         ["--check", "faces.d2st"],  # without masks
         [photo, "--max-samples", "3"],
         [photo, "--base", "black"],
+        [photo, "--window", "0"],
     ):
         result = CliRunner().invoke(app, ["explain", *map(str, arguments), "--run", "none"])
         assert isinstance(result.exception, UsageError), arguments

@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -9,7 +11,12 @@ import pytest
 from d2st.cache.errors import ConfigError, MediaError, StoreError, UsageError
 from d2st.cli.predict_results import Results
 from d2st.cli.predict_rows import COLUMNS
-from d2st.prediction import Doubt, Prediction, Window
+from d2st.cli.predict_run import Output, score_files
+from d2st.cli.predict_timeline import write_timeline
+from d2st.detection import Detector
+from d2st.pipeline.media.annotate import Annotated
+from d2st.pipeline.media.failure import media_error
+from d2st.prediction import Doubt, Face, Prediction, Window
 
 SETTINGS = {"checkpoint": "abc", "all_faces": False, "window_s": 1.5, "fpr": None}
 
@@ -72,6 +79,15 @@ def test_a_killed_run_loses_at_most_its_last_line(tmp_path, files):
     assert not journal.exists()
 
 
+def test_a_name_with_bytes_that_are_no_text_gets_its_row(tmp_path):
+    path, out = tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "scores.parquet"
+    with Results(out, SETTINGS) as results:
+        results.add(path, media_error("not_media", path))
+    row = pl.read_parquet(out).row(0, named=True)
+    assert row["path"] == f"{tmp_path}/\\xff.mp4"
+    assert row["words"].startswith(f"{row['path']}: ")
+
+
 def test_a_run_that_is_stopped_writes_the_table(tmp_path, files):
     out = tmp_path / "scores.parquet"
 
@@ -117,3 +133,47 @@ def test_two_runs_do_not_write_one_table(tmp_path):
     with Results(tmp_path / "scores.csv", SETTINGS), pytest.raises(StoreError, match="another run"):
         Results(tmp_path / "scores.csv", SETTINGS)
     assert (tmp_path / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("name", [b"non\xffutf.mp4", rb"$\frac$.mp4"])
+def test_a_timeline_is_drawn_whatever_the_name(tmp_path, name):
+    found = prediction(os.fsdecode(name))
+    face = Face(1, 1.0, 0.7, 0.75, found.windows, (0.7,), (0.5,), ((0.0, 0.0, 9.0, 9.0),))
+    detector = Detector(SimpleNamespace(meta={}))
+    write_timeline(replace(found, faces=(face,)), tmp_path / "made", detector=detector, annotate=False)
+    assert sorted(os.listdir(tmp_path)) == ["made.csv", "made.png"]
+
+
+def test_an_annotated_video_that_lost_its_sound_is_told(tmp_path, files, monkeypatch, capsys):
+    detector = SimpleNamespace(
+        opened=SimpleNamespace(digest="abc"), predict_files=lambda paths, **options: iter([prediction(path) for path in paths])
+    )
+    monkeypatch.setattr("d2st.cli.predict_timeline.write_timeline", lambda *found, **options: Annotated(20, "left out"))
+    output = Output(None, fresh=False, timeline=tmp_path / "out", annotate=True, per_frame=False, as_json=True)
+    assert score_files(detector, files[:1], output, options={"fpr": None}, workers=1)
+    assert "a.mp4 is silent: MP4 does not take the video's sound as it is" in capsys.readouterr().err
+
+
+def test_a_video_without_its_timeline_is_not_done_and_no_other_one_takes_its_name(tmp_path, files, monkeypatch):
+    """Stopped while the third one's is drawn, as drawing a long video takes minutes."""
+    twin = tmp_path / "other" / "b.mp4"
+    twin.parent.mkdir()
+    twin.write_text("another b")
+    paths = [*files[:2], twin, files[2]]
+    detector = SimpleNamespace(
+        opened=SimpleNamespace(digest="abc"), predict_files=lambda paths, **options: iter([prediction(path) for path in paths])
+    )
+    drawn = []
+
+    def write(found, target, **options):
+        drawn.append(target.name)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("d2st.cli.predict_timeline.write_timeline", write)
+    output = Output(tmp_path / "scores.csv", fresh=False, timeline=tmp_path, annotate=False, per_frame=False, as_json=True)
+    options = {name: value for name, value in SETTINGS.items() if name != "checkpoint"}
+    with pytest.raises(KeyboardInterrupt):
+        score_files(detector, paths, output, options=options, workers=1)
+    assert score_files(detector, paths, output, options=options, workers=1)
+    assert drawn == ["a", "b", "b-2", "b-2", "c"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ def test_figure_and_film_of_a_clip(make, clip, name, frames):
     assert not any(side % 2 for side in film[0].shape[:2])
     assert all(picture.dtype == np.uint8 for picture in film)
     assert frames == 1 or (film[0] != film[1]).any()
+
+
+def test_a_name_is_no_formula(make, clip):
+    named = replace(caption(1), title=r"$\frac$.mp4")
+    assert evidence_png(crops(1), explain(make("d2st"), *clip(1)), named)
 
 
 def test_evidence_for_fake_is_warm_and_for_real_is_cold_and_none_is_grey():

@@ -181,6 +181,18 @@ def test_damaged_and_foreign_files_are_refused(files, tmp_path, name):
         open_program(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize("name", ["adapter.pt2", "adapter.onnx"])
+def test_a_bit_that_flips_in_a_weight_is_refused(files, probe, tmp_path, name):
+    whole = bytearray((files / name).read_bytes())
+    weight = max(probe.detector.parameters(), key=torch.Tensor.numel).detach().numpy().tobytes()
+    place = whole.find(weight)
+    assert place > 0
+    whole[place + len(weight) // 2] ^= 1
+    (tmp_path / name).write_bytes(whole)
+    with pytest.raises(RunError, match="changed or damaged after it was written"):
+        open_program(tmp_path / name)
+
+
 def test_a_model_of_somebody_else_is_no_detector(tmp_path):
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])

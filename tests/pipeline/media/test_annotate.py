@@ -32,12 +32,12 @@ def coloured(image: np.ndarray, colour: tuple[int, int, int]) -> int:
     return cv2.countNonZero(cv2.inRange(image, low, high))
 
 
-def write_with_sound(path: Path, codec: str, *, rate: int = 16000, start_s: float = 0.0) -> Path:
+def write_with_sound(path: Path, codec: str, *, rate: int = 16000, start_s: float = 0.0, layout: str = "mono") -> Path:
     """Two seconds of grey at 10 fps with a tone; both begin at `start_s`."""
     with av.open(str(path), "w") as container:
         video, sound = container.add_stream("libx264", rate=10), container.add_stream(codec, rate=rate)
         video.height, video.width, video.pix_fmt = 48, 128, "yuv420p"
-        sound.layout = "mono"
+        sound.layout = layout
         for number, image in enumerate(grey(20)):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.time_base, frame.pts = Fraction(1, 10), number + round(start_s * 10)
@@ -48,7 +48,7 @@ def write_with_sound(path: Path, codec: str, *, rate: int = 16000, start_s: floa
             wave = (8000 * np.sin(np.arange(at, at + step) * 0.1)).astype(np.int16)[None]
             frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, at + round(start_s * rate), Fraction(1, rate)
-            for out in av.AudioResampler(format=sound_format, layout="mono", rate=rate).resample(frame):
+            for out in av.AudioResampler(format=sound_format, layout=layout, rate=rate).resample(frame):
                 container.mux(sound.encode(out))
         container.mux(video.encode(None))
         container.mux(sound.encode(None))
@@ -120,9 +120,17 @@ def test_a_stream_that_changes_its_size_keeps_the_first_one(coded, tmp_path):
     assert [round(float(image[8:56, 8:88].mean()) / 10) for image in images] == [10] * 4 + [18] * 4
 
 
-@pytest.mark.parametrize(("name", "codec", "start_s"), [("a.mp4", "aac", 0.0), ("a.ts", "aac", 30.0), ("a.mkv", "flac", 0.0)])
-def test_sound_is_copied_and_stays_in_step(name, codec, start_s, tmp_path):
-    path = write_with_sound(tmp_path / name, codec, start_s=start_s)
+@pytest.mark.parametrize(
+    ("name", "codec", "start_s", "layout"),
+    [
+        ("a.mp4", "aac", 0.0, "mono"),
+        ("a.ts", "aac", 30.0, "mono"),
+        ("a.mkv", "flac", 0.0, "mono"),
+        ("b.mkv", "pcm_s16le", 0.0, "stereo"),  # whose layout Matroska does not keep
+    ],
+)
+def test_sound_is_copied_and_stays_in_step(name, codec, start_s, layout, tmp_path):
+    path = write_with_sound(tmp_path / name, codec, start_s=start_s, layout=layout)
     assert annotate_video(path, tmp_path / "out.mp4", [FACE], threshold=0.5).sound == "copied"
     assert len(sound_bytes(tmp_path / "out.mp4")) == len(sound_bytes(path))
     with av.open(str(path)) as source, av.open(str(tmp_path / "out.mp4")) as made:

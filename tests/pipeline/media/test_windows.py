@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,6 +98,51 @@ def test_a_file_that_is_cut_off_keeps_its_windows_and_says_where(long_video, cod
     for window in windows[:-1]:
         assert [coded.index(image) for image in window.frames.images] == list(window.frames.indices)
         assert len(window.frames.images) == 6
+
+
+@pytest.mark.parametrize("window_s", [None, 1.0])
+@pytest.mark.parametrize("kind", ["mkv", "flv"])
+def test_what_is_cut_off_says_where_and_longer_sound_is_no_cut(coded, tmp_path, kind, window_s):
+    path = coded.write(tmp_path / f"whole.{kind}", coded.frames(230))
+    data = path.read_bytes()
+    (tmp_path / f"cut.{kind}").write_bytes(data[: len(data) // 2])
+    _, end = windows_of(tmp_path / f"cut.{kind}", window_s=window_s)
+    assert end.error.reason == "truncated"
+    assert f"the file is cut off after {end.duration_s:.1f} of 9." in str(end.error)
+    longer = _with_sound(path, tmp_path / "sound.mkv", sound_s=14)
+    _, end = windows_of(longer, window_s=window_s)
+    assert (end.error, end.frames) == (None, 230)
+
+
+@pytest.mark.parametrize("window_s", [None, 1.0])
+def test_a_damaged_frame_under_longer_sound_is_no_cut(coded, tmp_path, window_s):
+    path = _with_sound(coded.write(tmp_path / "whole.mp4", coded.frames(230)), tmp_path / "sound.mp4", sound_s=14)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.is_keyframe][8]
+        start, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    windows, end = windows_of(path, window_s=window_s)
+    assert end.error is None
+    assert sum(window.frames.info.frames_lost for window in windows) >= 1
+    assert 210 < end.frames < 230
+
+
+def _with_sound(source: Path, target: Path, *, sound_s: int) -> Path:
+    with av.open(str(source)) as read, av.open(str(target), "w") as made:
+        picture = made.add_stream_from_template(read.streams.video[0])
+        sound = made.add_stream("pcm_s16le", rate=8000)
+        for packet in read.demux(video=0):
+            if packet.size:  # not the mark of the end
+                packet.stream = picture
+                made.mux(packet)
+        for second in range(sound_s):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 8000, 8000 * second
+            made.mux(sound.encode(silence))
+        made.mux(sound.encode(None))
+    return target
 
 
 def test_a_hole_costs_its_own_windows_alone(long_video, coded, tmp_path):
