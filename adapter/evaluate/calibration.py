@@ -3,11 +3,12 @@
 A score is P(fake), and the question is asked of it directly: of the samples scored 0.8, are 80 % fake? (Guo et al. ask it of the confidence
 in the class that was named, which hides a detector that says fake too readily and real too rarely.)
 
-The decision that shaped it: the temperature comes from the validation split alone, and a temperature that would not, because samples or
-videos are in both, is refused and told as a reason, not as a number. The same for a validation split that has no best temperature.
+The decision that shaped it: temperatures come from the validation split alone, and one that would not, because samples or videos are in
+both, is refused and told as a reason, not as a number. The same for a validation split that has no best temperature. Images and videos
+have one each, as in `operating`, so that what is measured here is the P(fake) that `d2st predict` gives.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from d2st.adapter.evaluate.groups import with_two_kinds
 from d2st.adapter.evaluate.metrics import Array, Tally, ratio
 
 __all__ = [
     "BINS",
     "FITTED_ON",
-    "Temperature",
+    "Temperatures",
     "ece",
     "fit_temperature",
     "reliability_bins",
     "rescale",
     "sigmoid",
-    "validation_temperature",
+    "validation_temperatures",
 ]
 
 BINS = 15  # of equal width, (0, 1/15], (1/15, 2/15], ...; 0 itself is in the first. As in Guo et al.
@@ -36,10 +38,11 @@ HALVINGS = 80  # of the interval between them: more than a double can tell apart
 
 
 @dataclass(frozen=True)
-class Temperature:
-    """What a detector's logits are to be divided by, fitted on `samples` of `datasets`; `value` is None for the `reason` given."""
+class Temperatures:
+    """What a detector's logits are to be divided by, by kind ("image", "video"), fitted on `samples` of `datasets`; a kind that has none
+    is not among the `values`, for the `reason` given."""
 
-    value: float | None
+    values: Mapping[str, float]
     samples: int
     datasets: tuple[str, ...]
     reason: str | None
@@ -74,13 +77,14 @@ def reliability_bins(counts: Tally) -> list[dict[str, Any]]:
     return made
 
 
-def validation_temperature(
+def validation_temperatures(
     validation: pl.DataFrame | None, scored: pl.DataFrame, *, trained_on: Collection[str] = ()
-) -> Temperature:
-    """The temperature for the predictions `scored`, fitted on the predictions `validation`, which must be the val split and nothing else.
+) -> Temperatures:
+    """The temperatures for the predictions `scored`, fitted on the predictions `validation`, which must be the val split and nothing else.
 
-    `value` is None, with the reason, where there is no validation, where it shares a sample or a video with what is scored, where it
-    holds a sample of `trained_on`, whose ids the detector has learnt from, and where `fit_temperature` finds none.
+    Each kind that was scored has that of validation's samples of this kind, or of them all where these have none (`fit_temperature`).
+    There are none, with the reason, where there is no validation, where it shares a sample or a video with what is scored, and where it
+    holds a sample of `trained_on`, whose ids the detector has learnt from.
 
     Raises:
         ValueError: `validation` holds samples of another split.
@@ -90,23 +94,29 @@ def validation_temperature(
         reason = (
             f"none is fitted on what is scored, here the {FITTED_ON} split" if same else "this detector has scored no val split"
         )
-        return Temperature(None, 0, (), reason)
+        return Temperatures({}, 0, (), reason)
     if not (validation["split"] == FITTED_ON).all():
         raise ValueError(f"a temperature is fitted on the {FITTED_ON} split alone, got {sorted(set(validation['split']))}")
     size, datasets = len(validation), tuple(sorted(set(validation["dataset"])))
     if shared := max(int(scored[name].is_in(validation[name].to_list()).sum()) for name in ("sample_id", "video_id")):
         reason = f"{shared} of the samples scored here are, or share a video with, those that it would be fitted on"
-        return Temperature(None, size, datasets, reason)
+        return Temperatures({}, size, datasets, reason)
     if learnt := int(validation["sample_id"].is_in(list(trained_on)).sum()):
         reason = (
             f"the detector was trained on {learnt} of the {size} samples that it would be fitted on: its val split was another"
         )
-        return Temperature(None, size, datasets, reason)
-    try:
-        value = fit_temperature(validation["label"].to_numpy(), validation["logit"].to_numpy())
-    except ValueError as error:
-        return Temperature(None, size, datasets, f"the validation split has none: {error}")
-    return Temperature(value, size, datasets, None)
+        return Temperatures({}, size, datasets, reason)
+    values: dict[str, float] = {}
+    lacking: dict[str, str] = {}
+    every = with_two_kinds(validation)
+    for kind in sorted(set(with_two_kinds(scored)["kind"])):
+        for rows in (every, every.filter(pl.col("kind") == kind)):  # the kind's own is the last word
+            try:
+                values[kind] = fit_temperature(rows["label"].to_numpy(), rows["logit"].to_numpy())
+            except ValueError as error:
+                lacking[kind] = f"the validation split has none for {kind}s: {error}"
+    reasons = [reason for kind, reason in lacking.items() if kind not in values]
+    return Temperatures(values, size, datasets, "; ".join(reasons) or None)
 
 
 def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
@@ -140,16 +150,18 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     return float(np.sqrt(low * high))
 
 
-def rescale(predictions: pl.DataFrame, temperature: float) -> pl.DataFrame:
-    """Predictions with `score` and `frame_scores` as the logits divided by `temperature` give them; `logit` stays what it was.
-
-    A frame score that rounding had made 0 or 1 stays that.
+def rescale(predictions: pl.DataFrame, temperatures: Mapping[str, float]) -> pl.DataFrame:
+    """Predictions (`with_two_kinds`) with `score` and `frame_scores` as the logits divided by their kind's temperature give them; null
+    for a kind that has none. `logit` stays what it was, and so does a frame score that rounding had made 0 or 1.
     """
-    cooled = (pl.element().log() - (1 - pl.element()).log()) / temperature  # -inf and inf at 0 and 1
-    return predictions.with_columns(
-        score=1 / (1 + (-pl.col("logit") / temperature).exp()),
-        frame_scores=pl.col("frame_scores").list.eval(1 / (1 + (-cooled).exp())),
-    )
+    logits = pl.element().log() - (1 - pl.element()).log()  # -inf and inf at 0 and 1
+    none = pl.lit(None, pl.Float64)
+    score, frames = none, pl.col("frame_scores").list.eval(pl.when(pl.element().is_null()).then(none))
+    for kind, temperature in temperatures.items():
+        own = pl.when(pl.col("kind") == kind)
+        score = own.then(1 / (1 + (-pl.col("logit") / temperature).exp())).otherwise(score)
+        frames = own.then(pl.col("frame_scores").list.eval(1 / (1 + (-logits / temperature).exp()))).otherwise(frames)
+    return predictions.with_columns(score=score, frame_scores=frames)
 
 
 def _bin_of(scores: Array) -> npt.NDArray[np.int64]:

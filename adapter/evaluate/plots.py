@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart; l
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 
 import matplotlib as mpl
@@ -82,19 +82,20 @@ def score_histogram_png(predictions: pl.DataFrame, *, title: str) -> bytes:
     return _render(with_two_kinds(predictions), draw, title=title)
 
 
-def reliability_png(predictions: pl.DataFrame, *, temperature: float | None, title: str) -> bytes:
-    """The share of fakes among videos of like score, bin by bin, as scored and after `temperature`; a large mark is a full bin.
+def reliability_png(predictions: pl.DataFrame, *, temperatures: Mapping[str, float], title: str) -> bytes:
+    """The share of fakes among videos of like score, bin by bin, as scored and divided by their kind's temperature; a large mark is a
+    full bin.
 
     Calibrated scores lie on the diagonal.
     """
-    looks = [("as scored", None, VERMILLION, "-", "o")]
-    if temperature is not None:
-        looks.append((f"temperature {temperature:.3g}", temperature, BLUE, "--", "s"))
 
     def draw(axes: Axes, rows: pl.DataFrame) -> None:
+        looks = [("as scored", rows, VERMILLION, "-", "o")]
+        if (temperature := temperatures.get(rows["kind"][0])) is not None:
+            looks.append((f"temperature {temperature:.3g}", rescale(rows, temperatures), BLUE, "--", "s"))
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        for name, divisor, colour, dash, marker in looks:
-            counts = _tally(rows if divisor is None else rescale(rows, divisor))
+        for name, table, colour, dash, marker in looks:
+            counts = _tally(table)
             used = [made for made in reliability_bins(counts) if made["count"]]
             x, y = [made["mean_score"] for made in used], [made["share_fake"] for made in used]
             size = np.array([made["count"] for made in used])

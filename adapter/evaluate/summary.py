@@ -13,7 +13,7 @@ import polars as pl
 
 from d2st.adapter.evaluate import metrics
 from d2st.adapter.evaluate.bootstrap import bootstrap_intervals
-from d2st.adapter.evaluate.calibration import FITTED_ON, Temperature, ece, reliability_bins, rescale, validation_temperature
+from d2st.adapter.evaluate.calibration import FITTED_ON, Temperatures, ece, reliability_bins, rescale, validation_temperatures
 from d2st.adapter.evaluate.groups import by_video, check_groups, parts, per_method, with_two_kinds
 from d2st.adapter.evaluate.nulls import bounds_or_null, value_or_null
 
@@ -51,36 +51,38 @@ def summarise(
         {"samples": {"scored", "real", "fake", "clip_frames", "padded", "trained_on", "dropped", "dropped_by_reason"},
          "overall": scope, "kinds": {kind: scope}, "datasets": {dataset: {"overall": scope, "kinds": {kind: scope}}},
          "methods": {dataset: {kind: {method: scope}}},
-         "calibration": {"temperature", "fitted_on", "samples", "datasets", "reason", "bins", "bins_calibrated"}}
+         "calibration": {"temperatures": {kind: T}, "fitted_on", "samples", "datasets", "reason", "bins", "bins_calibrated"}}
         with kind "image" or "video" (folders of frames are videos), and scope = {"video": level, "frame": level, "note": str or null},
         level = {"n_real", "n_fake", "auc", "eer", "average_precision", "accuracy", "f1", "tpr_at_fpr": {"0.01", "0.05"},
-        "partial_auc": {"0.1"}, "brier", "ece", "calibrated": {"temperature", "fitted_on", "brier", "ece"} or null,
+        "partial_auc": {"0.1"}, "brier", "ece", "calibrated": {"brier", "ece"} or null,
         "confusion": {"tn", "fp", "fn", "tp"}, "intervals": {metric: [low, high] or null}}. The video level counts groups of `video_id` (an
         image on its own is one), the frame level counts frames. The 95 % intervals of both draw whole groups; they have every metric, with
         dotted names where it lies deeper ("tpr_at_fpr.0.01", "calibrated.ece").
-        In `calibration`, `reason` says why `temperature` (and with it each "calibrated" and "bins_calibrated") is null; the bins
-        (`reliability_bins`) are those of all videos.
+        In `calibration`, `reason` says why a kind has no temperature; then each "calibrated" and "bins_calibrated" with samples of this
+        kind is null. The bins (`reliability_bins`) are those of all videos.
 
     Args:
         rejected: samples of this split that never reached the detector, reason -> count.
         trained_on: ids of samples that the detector has learnt from; of those scored, `samples.trained_on` says how many they are, and no
             temperature is fitted on them.
-        validation: predictions of the val split by the same detector, from which the temperature comes (`validation_temperature`).
+        validation: predictions of the val split by the same detector, from which temperatures come (`validation_temperatures`).
 
     Raises:
         ManifestError: a `video_id` holds real and fake samples.
         ValueError: a score is NaN, or `validation` is not the val split.
     """
     check_groups(predictions)
-    temperature = validation_temperature(validation, predictions, trained_on=trained_on)
-    table = _with_calibrated(with_two_kinds(predictions), temperature.value)
+    temperatures = validation_temperatures(validation, predictions, trained_on=trained_on)
+    table = with_two_kinds(predictions)
+    cooled = rescale(table, temperatures.values)
+    table = table.with_columns(calibrated=cooled["score"], calibrated_frames=cooled["frame_scores"])  # null: no temperature
     dropped = dict(sorted((rejected or {}).items()))
     known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def scope(rows: pl.DataFrame) -> dict[str, Any]:
         ids = tuple(rows["sample_id"].sort())  # with one data set or one kind, several scopes are the same rows
         if ids not in known:
-            known[ids] = _scope(rows, temperature=temperature.value, resamples=resamples, seed=seed)
+            known[ids] = _scope(rows, resamples=resamples, seed=seed)
         return known[ids]
 
     datasets, methods = {}, {}
@@ -103,37 +105,32 @@ def summarise(
         "kinds": {kind: scope(part) for kind, part in parts(table, "kind")},
         "datasets": datasets,
         "methods": methods,
-        "calibration": _calibration(table, temperature),
+        "calibration": _calibration(table, temperatures),
     }
 
 
-def _with_calibrated(table: pl.DataFrame, temperature: float | None) -> pl.DataFrame:
-    """With `calibrated` and `calibrated_frames`, where there is a temperature, beside `score` and `frame_scores`."""
-    if temperature is None:
-        return table
-    cooled = rescale(table, temperature)
-    return table.with_columns(calibrated=cooled["score"], calibrated_frames=cooled["frame_scores"])
-
-
-def _calibration(table: pl.DataFrame, temperature: Temperature) -> dict[str, Any]:
+def _calibration(table: pl.DataFrame, temperatures: Temperatures) -> dict[str, Any]:
     videos = by_video(table)
-    labels = videos["label"].to_numpy()
+    labels, scaled = videos["label"].to_numpy(), videos["calibrated"].to_numpy()
     return {
-        "temperature": temperature.value,
+        "temperatures": dict(temperatures.values),
         "fitted_on": FITTED_ON,
-        "samples": temperature.samples,
-        "datasets": list(temperature.datasets),
-        "reason": temperature.reason,
-        **{
-            name: reliability_bins(metrics.tally(labels, videos[column].to_numpy())) if column in videos.columns else None
-            for name, column in (("bins", "score"), ("bins_calibrated", "calibrated"))
-        },
+        "samples": temperatures.samples,
+        "datasets": list(temperatures.datasets),
+        "reason": temperatures.reason,
+        "bins": reliability_bins(metrics.tally(labels, videos["score"].to_numpy())),
+        "bins_calibrated": reliability_bins(metrics.tally(labels, scaled)) if _scaled(videos) else None,
     }
+
+
+def _scaled(rows: pl.DataFrame) -> bool:
+    """Whether there are rows, and a temperature for all of them."""
+    return not rows.is_empty() and not rows["calibrated"].has_nulls()
 
 
 def _scope(rows: pl.DataFrame, **options: Any) -> dict[str, Any]:
     videos = by_video(rows)
-    lists = {new: old for new, old in (("score", "frame_scores"), ("calibrated", "calibrated_frames")) if old in rows.columns}
+    lists = {"score": "frame_scores", "calibrated": "calibrated_frames"}
     frames = rows.sort("video_id", "sample_id").select("video_id", "label", **lists).explode(*lists)
     counts = [int((rows["label"] == label).sum()) for label in (0, 1)]
     note = None if all(counts) else "no samples" if not any(counts) else f"only {'fake' if counts[1] else 'real'} samples"
@@ -144,14 +141,13 @@ def _scope(rows: pl.DataFrame, **options: Any) -> dict[str, Any]:
     return {"video": video, "frame": video if frames.equals(videos) else _level(frames, **options), "note": note}
 
 
-def _level(rows: pl.DataFrame, *, temperature: float | None, **options: int) -> dict[str, Any]:
+def _level(rows: pl.DataFrame, **options: int) -> dict[str, Any]:
     labels, groups = rows["label"].to_numpy(), rows["video_id"].rle_id().to_numpy()
     counts, found, intervals = _measure(labels, rows["score"].to_numpy(), groups, ESTIMATES, **options)
     made = metrics.confusion(counts)
     calibrated = None
-    if temperature is not None:
-        _, proper, bounds = _measure(labels, rows["calibrated"].to_numpy(), groups, PROPER, **options)
-        calibrated = {"temperature": temperature, "fitted_on": FITTED_ON, **proper}
+    if _scaled(rows):
+        _, calibrated, bounds = _measure(labels, rows["calibrated"].to_numpy(), groups, PROPER, **options)
         intervals |= {f"calibrated.{name}": bound for name, bound in bounds.items()}
     return {
         "n_real": int(counts.real.sum()),

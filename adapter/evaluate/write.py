@@ -39,8 +39,8 @@ def write_evaluation(out_dir: Path, predictions: pl.DataFrame, summary: dict[str
     write_atomic(files["predictions_csv"], predictions_csv(predictions).encode())
     write_atomic(files["roc"], roc_png(predictions, title=title))
     write_atomic(files["scores"], score_histogram_png(predictions, title=title))
-    temperature = summary["calibration"]["temperature"]
-    write_atomic(files["reliability"], reliability_png(predictions, temperature=temperature, title=title))
+    temperatures = summary["calibration"]["temperatures"]
+    write_atomic(files["reliability"], reliability_png(predictions, temperatures=temperatures, title=title))
     write_atomic(files["metrics"], document.encode())
     return files
 

@@ -80,21 +80,17 @@ def calibration(evaluation: Evaluation) -> Html:
         videos = by_video(with_two_kinds(evaluation.predictions))
         bins["as scored"] = reliability_bins(tally(videos["label"].to_numpy(), videos["score"].to_numpy()))
         made.append(note("This evaluation is from before calibration was measured; the bins come from its predictions."))
-    if kept.get("bins_calibrated"):
-        bins[f"temperature {kept['temperature']:.3g}"] = kept["bins_calibrated"]
+    divisors = ", ".join(f"{value:.3g} ({kind}s)" for kind, value in kept.get("temperatures", {}).items())
+    if divisors and kept.get("bins_calibrated"):
+        bins[f"temperature {divisors}"] = kept["bins_calibrated"]
     made.append(panel_row([charts.reliability(bins)], otherwise=""))
     level = evaluation.summary["overall"]["video"]
     if "ece" in level:
         between = level.get("intervals") or {}
         rows = [["as scored", *(bounded(level.get(name), between.get(name)) for name in ("ece", "brier"))]]
-        if after := level.get("calibrated"):
+        if divisors and (after := level.get("calibrated")):
             pairs = ((after.get(name), between.get(f"calibrated.{name}")) for name in ("ece", "brier"))
-            rows.append(
-                [
-                    f"divided by temperature {after['temperature']:.3g}, fitted on {after['fitted_on']}",
-                    *(bounded(*p) for p in pairs),
-                ]
-            )
+            rows.append([f"divided by temperature {divisors}, fitted on {kept['fitted_on']}", *(bounded(*p) for p in pairs)])
         made.append(table("Calibration of all videos; lower is better", ["scores", "ECE", "Brier"], rows, right=(1, 2)))
     if kept.get("reason"):
         made.append(note(f"No temperature: {kept['reason']}."))

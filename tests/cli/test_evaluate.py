@@ -203,7 +203,7 @@ def test_the_temperature_comes_from_the_runs_own_val_split(run, tmp_path):
     shutil.rmtree(tmp_path / "faces.d2st")
     with_val(Store.open(tmp_path / "wild.d2st"))
     lost = json.loads(call(run, "--cache", tmp_path / "wild.d2st", "--device", "cpu", "--json"))["calibration"]
-    assert (lost["temperature"], lost["samples"]) == (None, 0)
+    assert (lost["temperatures"], lost["samples"]) == ({}, 0)
 
 
 def test_caches_of_one_name_do_not_replace_each_other(run, tmp_path):

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import torch
 
-from d2st.adapter.evaluate.calibration import fit_temperature
 from d2st.adapter.evaluate.digest import checkpoint_digest
+from d2st.adapter.evaluate.operating import Operating, operating_points
 from d2st.adapter.evaluate.plots import roc_png
 from d2st.adapter.evaluate.run import check_store, choose_samples, evaluate_run
 from d2st.adapter.evaluate.score import PREDICTIONS
@@ -151,18 +151,19 @@ def test_the_temperature_is_that_of_the_val_split(tmp_path, split_store, make_de
     summary = run(detector, [split_store], tmp_path / "out")
     val = score_validation(detector, [split_store], layers=LAYERS, clip_frames=8)
     assert set(val["split"]) == {"val"}
+    predicts = Operating(operating_points(val))  # what P(fake) rests on
     assert len(val) == 24
-    assert summary["calibration"]["temperature"] == fit_temperature(val["label"].to_numpy(), val["logit"].to_numpy())
+    assert summary["calibration"]["temperatures"] == {kind: predicts.temperature(kind) for kind in ("image", "video")}
     assert summary["calibration"]["datasets"] == ["other"]
     # the same with other labels in test: nothing of what is scored had a say
     turned = split_store.manifest().with_columns(
         label=pl.when(pl.col("split") == "test").then(1 - pl.col("label")).otherwise("label").cast(pl.Int8)
     )
     again = run(detector, [split_store], tmp_path / "turned", manifest=turned)
-    assert again["calibration"]["temperature"] == summary["calibration"]["temperature"]
+    assert again["calibration"]["temperatures"] == summary["calibration"]["temperatures"]
     assert again["overall"]["video"]["auc"] != summary["overall"]["video"]["auc"]
     own = run(detector, [split_store], tmp_path / "val", split="val")
-    assert own["calibration"]["temperature"] is None
+    assert own["calibration"]["temperatures"] == {}
     assert "val split" in own["calibration"]["reason"]
 
 
