@@ -45,6 +45,11 @@ def show_work(report: "BuildReport", console: "Console") -> None:
         console.print(f"{made}. {report.advice}".rstrip(), soft_wrap=True)
     elif report.shards == report.planned_shards:
         console.print("everything was cached already: nothing to do")
+    if report.clamped:
+        console.print(
+            f"{report.clamped} values of the token maps lay beyond ±65,504 and were set to that limit: --dtype bfloat16 holds them",
+            soft_wrap=True,
+        )
     if report.statistics:
         console.print(f"splits have changed: channel statistics of {report.statistics} shards were computed anew")
     if report.shards < report.planned_shards:

@@ -16,12 +16,13 @@ __all__ = ["Encoded", "Running", "encode_chunks", "hand_on"]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The stored arrays of a chunk, by "<layer>/<kind>", n frames each; `slots` and `counted` as in `Chunk`."""
+    """The stored arrays of a chunk, by "<layer>/<kind>", n frames each; `slots` and `counted` as in `Chunk`, `clamped` as in `Tokens`."""
 
     task: Task
     arrays: dict[str, np.ndarray]
     slots: np.ndarray
     counted: np.ndarray
+    clamped: int
 
 
 Running = Future[Encoded] | End
@@ -34,7 +35,8 @@ def encode_chunks(flow: Flow, source: "Pipe[Chunk | End]", running: "Pipe[Runnin
     def encode(chunk: Chunk) -> Encoded:
         flow.check()
         with clock.running():
-            return Encoded(chunk.task, encoder.encode(chunk.images).arrays, chunk.slots, chunk.counted)
+            tokens = encoder.encode(chunk.images)
+            return Encoded(chunk.task, tokens.arrays, chunk.slots, chunk.counted, tokens.clamped)
 
     with ThreadPoolExecutor(count, "d2st-encode", lambda: take_threads(torch_threads)) as threads:
         for item in source:

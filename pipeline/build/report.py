@@ -21,6 +21,7 @@ class BuildReport:
         built_crops, built_tokens: shards that this build made; the rest was there already, or others made it.
         shards, planned_shards: how many have their token maps, of how many.
         statistics: shards whose channel statistics were brought up to date because splits had changed.
+        clamped: values of the token maps made now that lay beyond float16's range and were set to its limit.
         seconds: wall time of making shards.
         stages: what the stages of the build took; empty when there was nothing to make.
         advice: one sentence on what would make the next build faster, or "".
@@ -38,6 +39,7 @@ class BuildReport:
     seconds: float
     stages: list[StageUse] = field(default_factory=list)
     advice: str = ""
+    clamped: int = 0
 
 
 def make_report(
@@ -68,6 +70,7 @@ def make_report(
         seconds=run.clocks.wall_s,
         stages=stages,
         advice=advice(stages, device=run.device),
+        clamped=run.clocks.clamped,
     )
 
 

@@ -38,6 +38,7 @@ class Clocks:
     Attributes:
         wall_s: from the start of the first stage to the end of the last.
         cropped, encoded: frames.
+        clamped: values of token maps that were set to float16's limit.
     """
 
     decode: Clock = field(default_factory=Clock)
@@ -49,6 +50,7 @@ class Clocks:
     wall_s: float = 0.0
     cropped: int = 0
     encoded: int = 0
+    clamped: int = 0
 
 
 def make_shards(
@@ -132,5 +134,7 @@ def make_shards(
             flow.run(name, stage)
     clocks.wall_s += perf_counter() - begin
     clocks.cropped += crops_writer.frames
-    clocks.encoded += writer.frames if writer is not None else 0
+    if writer is not None:
+        clocks.encoded += writer.frames
+        clocks.clamped += writer.clamped
     return crops_writer.built, writer.built if writer is not None else 0

@@ -95,7 +95,7 @@ class TokensWriter:
         self._layers, self._calibration, self._counted = layers, calibration, counted
         self._clock, self._commit_clock, self._progress = clock, commit_clock, progress
         self._open: _Open | None = None
-        self.built = self.frames = 0
+        self.built = self.frames = self.clamped = 0
 
     def run(self) -> None:
         """Write until the source ends."""
@@ -132,6 +132,7 @@ class TokensWriter:
             for job in jobs:
                 job.result()
         now.frames += len(chunk.counted)
+        self.clamped += chunk.clamped
         self.frames += len(chunk.counted)
         self._progress.encoded(len(chunk.counted))
 

@@ -77,7 +77,7 @@ def image_size_of(name: str, config: dict[str, Any], wanted: int | None) -> int:
     """
     own, patch = _sides(config)
     if wanted is not None and (wanted < patch or wanted % patch):
-        near = sorted({max(1, wanted // patch) * patch, (wanted // patch + 1) * patch})
+        near = sorted({max(1, wanted // patch + more) * patch for more in (0, 1)})
         raise ConfigError(
             f"pictures of {wanted} px can't be cut into the patches of {name}, which are {patch} px",
             fix=f"Use a multiple of {patch}, such as {' or '.join(map(str, near))}; its own size is {own}",

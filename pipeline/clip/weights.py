@@ -110,8 +110,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises what it likes on a damaged file; all of it means the same
-        raise WeightsError(f"{path.name} can't be read as plain weights: {error}", fix="Get the file again") from error
+    except (
+        Exception
+    ) as error:  # the unpickler raises what it likes on a damaged file; its words are torch's advice to run the file's code
+        raise WeightsError(
+            f"{path.name} can't be read as plain weights: it is damaged, or holds more than tensors and d2st runs no code from files",
+            fix="Get the file again, or save model.state_dict() alone where you trust it",
+        ) from error
     if isinstance(state, Mapping) and "state_dict" in state:
         state = state["state_dict"]
     if not isinstance(state, Mapping):

@@ -41,7 +41,7 @@ def crop_faces(
     Frames that the face's track doesn't cover are left out. Faces below min_score, or with less than a quarter of their box
     within the frame, are not looked at.
     Raises MediaError "no_face" if no frame shows a face, "face_lost" if the best track covers less than min_coverage_ratio
-    of the frames (a third, so that edited footage with a few shots still gives its longest one).
+    of the frames (a third, so that edited footage with a few shots still gives its longest one), "too_large" as `cut_out` does.
     """
     _check(images, timestamps_s, detections, align)
     if all(found.is_crop for found in detections):

@@ -14,12 +14,15 @@ from math import ceil
 import cv2
 import numpy as np
 
+from d2st.cache.errors import MediaError
+
 from .align import box_corners, crop_corners, fit_similarity, template_points
 from .track import Track
 
 __all__ = ["FaceCrops", "cut_out", "cut_track", "resize_crops"]
 
 UPSCALED_ABOVE = 2.0
+MAX_SIDE_PX = 24_000  # of the square that a crop is made from; a face that fills the largest picture that is read needs less
 MAX_SIDE_RATIO = 2.5  # between the crop that landmarks ask for and the one that the box does; beyond it they are nonsense
 
 
@@ -67,9 +70,18 @@ def cut_track(
 
 
 def cut_out(images: Sequence[np.ndarray], matrices: Sequence[np.ndarray], *, size: int) -> np.ndarray:
-    """The crops (T, size, size, 3) of T frames by transforms that are known, (2, 3) each, from source px to crop px."""
+    """The crops (T, size, size, 3) of T frames by transforms that are known, (2, 3) each, from source px to crop px.
+
+    Raises MediaError "too_large" where that takes a square of more than MAX_SIDE_PX: one box over a picture of 60,000 x 100 px, say.
+    """
     factor = max(ceil(round(1 / min(_scales(matrices)), 6)), 1)
+    _check_side(size * factor)
     return np.stack([_warp(image, m, size, factor) for image, m in zip(images, matrices, strict=True)])
+
+
+def _check_side(side: int) -> None:
+    if side > MAX_SIDE_PX:
+        raise MediaError("too_large", f"a face crop would be made from a square of {side} px; {MAX_SIDE_PX} are possible")
 
 
 def _scales(matrices: Sequence[np.ndarray]) -> list[float]:
@@ -120,11 +132,15 @@ def _outside(shape: tuple[int, ...], matrix: np.ndarray, size: int) -> float:
 
 
 def resize_crops(images: Sequence[np.ndarray], size: int) -> FaceCrops:
-    """Ready-made crops: made square by repeating the edges of their short side, then resized (area averaging, or bicubic to enlarge)."""
+    """Ready-made crops: made square by repeating the edges of their short side, then resized (area averaging, or bicubic to enlarge).
+
+    Raises MediaError "too_large" for a side of more than MAX_SIDE_PX.
+    """
     crops, matrices, boxes, upscale = [], [], [], 0.0
     for image in images:
         h, w = image.shape[:2]
         n = max(h, w)
+        _check_side(n)
         top, left = (n - h) // 2, (n - w) // 2
         if h != w:
             image = cv2.copyMakeBorder(image, top, n - h - top, left, n - w - left, cv2.BORDER_REPLICATE)

@@ -18,8 +18,8 @@ __all__ = ["check_file", "lacks_end", "media_error", "unopened_reason"]
 DETAIL_CHARS = 200
 IMAGE_TAILS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82"}
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
-FLV = b"FLV\x01"
-OTHER_MAGIC = (b"GIF8", b"RIFF", FLV, EBML, b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
+FLV, RIFF = b"FLV\x01", b"RIFF"
+OTHER_MAGIC = (b"GIF8", RIFF, FLV, EBML, b"0&\xb2u\x8ef\xcf\x11", b"II*\x00", b"MM\x00*")
 ISO_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
 
 
@@ -60,17 +60,21 @@ def unopened_reason(path: str | Path) -> str:
         if head[4:8] in ISO_FIRST_BOXES:
             whole = any(kind == b"moov" and end <= size for kind, end in _boxes(file, size))
             return "decode_failed" if whole else "truncated"
-    return "decode_failed" if head.startswith(OTHER_MAGIC) else "not_media"
+    if not head.startswith(OTHER_MAGIC):
+        return "not_media"
+    return "truncated" if lacks_end(path) else "decode_failed"
 
 
 def lacks_end(path: str | Path) -> bool:
-    """Whether a file is shorter than it says: a box of an MP4 or QuickTime file, the segment of a Matroska or WebM file, the last tag of an
-    FLV file. False for other files, and where no size is given (streams)."""
+    """Whether a file is shorter than it says: a box of an MP4 or QuickTime file, the segment of a Matroska or WebM file, a chunk of an AVI
+    file, the last tag of an FLV file. False for other files, and where no size is given (streams)."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(8)
         if head[4:] in ISO_FIRST_BOXES:
             return any(end > size for _, end in _boxes(file, size))
+        if head.startswith(RIFF):
+            return any(end > size for end in _riff_chunks(file, size))
         if head.startswith(FLV):  # each tag has its length in front and behind (Adobe's specification of FLV 10.1, E.3 and E.4)
             file.seek(size - 4)
             length = int.from_bytes(file.read(4), "big")
@@ -93,6 +97,21 @@ def _ebml_size(file: BinaryIO) -> int | None:
     bits = 7 * (more + 1)
     size = int.from_bytes(first + file.read(more), "big") & (1 << bits) - 1
     return None if size == (1 << bits) - 1 else size
+
+
+def _riff_chunks(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where the top-level chunks of an AVI file say that they end (a long one has several: OpenDML 1.02, 2); those that know no size are
+    passed over."""
+    start = 0
+    while start + 12 <= size:
+        file.seek(start)
+        header = file.read(12)
+        length = int.from_bytes(header[4:8], "little")
+        if header[:4] != RIFF or header[8:] not in (b"AVI ", b"AVIX") or length in (0, 0xFFFFFFFF):
+            return
+        start += 8 + length
+        yield start
+        start += length % 2
 
 
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:

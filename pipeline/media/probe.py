@@ -27,7 +27,8 @@ DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "pror
 @dataclass(frozen=True)
 class Probe:
     """`width` and `height` are upright; `packets` hold one frame each as far as can be known without decoding; `span_s` is how long
-    those last, where `duration_s` is what the header claims (sound and missing packets too); `steady` says that nothing was seen on which
+    those last, where `duration_s` is what the header claims (sound and missing packets too), and `claimed` how many frames it claims
+    (0 where it says nothing of them); `steady` says that nothing was seen on which
     decord is known to fail."""
 
     container: str
@@ -39,6 +40,7 @@ class Probe:
     width: int
     height: int
     packets: int
+    claimed: int
     span_s: float
     steady: bool
 
@@ -78,6 +80,7 @@ def probe_video(path: str | Path, *, on_duration: Callable[[float], None] | None
             width=height if turns % 2 else width,
             height=width if turns % 2 else height,
             packets=found.count,
+            claimed=stream.frames,
             span_s=found.span_s(stream.time_base, fps),
             steady=found.steady and first is not None and not first.interlaced_frame,
         )

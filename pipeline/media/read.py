@@ -5,18 +5,21 @@ stands in `MediaInfo.decoder`. This runs in the calling process: a file that han
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from d2st.cache.errors import D2stError, UnknownNameError
 from d2st.pipeline.media.decord_reader import load_decord, read_decord
-from d2st.pipeline.media.failure import media_error
+from d2st.pipeline.media.failure import lacks_end, media_error
 from d2st.pipeline.media.folder import read_folder
 from d2st.pipeline.media.images import read_image
 from d2st.pipeline.media.probe import Probe, probe_video
 from d2st.pipeline.media.pyav_reader import read_pyav
-from d2st.pipeline.media.types import KINDS, Frames
+from d2st.pipeline.media.types import ASSUMED_FPS, KINDS, Frames
 
-__all__ = ["read_media", "read_probed"]
+__all__ = ["MISSING_S", "read_media", "read_probed"]
+
+MISSING_S = 1.0  # a file that ends earlier than it claims by less counts as read
 
 
 def read_media(
@@ -54,6 +57,12 @@ def read_probed(path: str | Path, probe: Probe, *, frames: int, sampling: str) -
     """What `read_media` does with a video once it is probed. Raises MediaError, and whatever a decoder raises."""
     if probe.is_image:  # an image under a video's name: a video of one frame
         return read_image(path)
+    found = _read_trusted(path, probe, frames=frames, sampling=sampling)
+    lost = max(found.info.frames_lost, _frames_cut_off(path, probe))
+    return replace(found, info=replace(found.info, frames_lost=lost))
+
+
+def _read_trusted(path: str | Path, probe: Probe, *, frames: int, sampling: str) -> Frames:
     if probe.for_decord and load_decord() is not None:
         try:
             return read_decord(path, probe, frames=frames, sampling=sampling)
@@ -62,3 +71,13 @@ def read_probed(path: str | Path, probe: Probe, *, frames: int, sampling: str) -
         except Exception:  # Untrusted, DECORDError, RuntimeError: PyAV has the last word, and MediaInfo says it was PyAV
             pass
     return read_pyav(path, probe, frames=frames, sampling=sampling)
+
+
+def _frames_cut_off(path: str | Path, probe: Probe) -> int:
+    """How many frames a file lacks whose end is missing, by what its header claims; for an MP4 `read_pyav` has the index."""
+    if probe.container.startswith("mov,"):
+        return 0
+    missing_s = probe.duration_s - probe.span_s
+    by_time = round(missing_s * (probe.fps or ASSUMED_FPS)) if missing_s > MISSING_S else 0
+    missing = probe.claimed - probe.packets if probe.claimed else by_time
+    return missing if missing > 0 and lacks_end(path) else 0

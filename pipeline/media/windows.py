@@ -14,7 +14,7 @@ from d2st.cache.errors import MediaError
 from d2st.pipeline.media.container import count_indexed, open_video, packets
 from d2st.pipeline.media.failure import lacks_end, media_error
 from d2st.pipeline.media.probe import Probe, probe_video
-from d2st.pipeline.media.read import read_media, read_probed
+from d2st.pipeline.media.read import MISSING_S, read_media, read_probed
 from d2st.pipeline.media.sampling import sample_indices
 from d2st.pipeline.media.stretch import Stretch
 from d2st.pipeline.media.types import ASSUMED_FPS, MAX_FRAMES, MAX_PIXELS, Frames, MediaEnd, MediaWindow
@@ -23,7 +23,6 @@ __all__ = ["read_windows", "window_edges"]
 
 WHOLE_RATIO = 2.0  # up to this many windows long, a video is one clip
 MIN_LAST_RATIO = 0.5  # a shorter rest lengthens the last window
-MISSING_S = 1.0  # a file that ends earlier than it claims by less counts as read
 
 
 def read_windows(

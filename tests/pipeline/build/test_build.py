@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 
 from d2st.cache import Request, Store, TokenLoader
 from d2st.cache import arrays as cache_arrays
 from d2st.cache.errors import FingerprintError, ManifestError, StoreError
 from d2st.cache.reader import ArrayReader
+from d2st.cli.cache.work import show_work
 from d2st.pipeline.build.crop import CropSettings
 from d2st.pipeline.build.run import build
 from d2st.pipeline.clip import Encoder, load_backbone
@@ -329,3 +332,15 @@ def test_a_store_of_format_1_is_not_written_to(store, run):
     )
     with pytest.raises(StoreError, match="format 1"):
         run(store)
+
+
+def test_values_that_float16_can_not_hold_are_told(tmp_path, run, media, capsys):
+    encoder = Encoder(load_backbone("d2st-test", "random:0", device="cpu"), ("block_0", "block_2"), micro_batch=8)
+    with torch.no_grad():
+        encoder.backbone.model.transformer.resblocks[-1].mlp.c_proj.bias[5] = 1e6
+    rows = media[1].filter(pl.col("kind") == "image")
+    report = run(tmp_path / "s", rows=rows, encoder=encoder)
+    assert report.clamped == 6 * 17  # one channel of every token of the last block
+    show_work(report, Console(width=200))
+    assert "102 values of the token maps lay beyond ±65,504" in capsys.readouterr().out
+    assert run(tmp_path / "s", rows=rows, encoder=encoder).clamped == 0

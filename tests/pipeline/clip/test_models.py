@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from d2st.cache.errors import ConfigError, UnknownNameError
-from d2st.pipeline.clip.models import build_visual, model_config, model_names
+from d2st.pipeline.clip.models import build_visual, image_size_of, model_config, model_names
 
 
 def test_our_models_and_the_usual_ones_are_offered():
@@ -41,3 +41,11 @@ def test_the_tower_is_that_of_the_full_model(name):
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert not ours.training
     assert not any(parameter.requires_grad for parameter in ours.parameters())
+
+
+def test_only_sizes_that_work_are_suggested():
+    name, config = model_config("d2st-test")
+    for wanted, suggested in ((-16, "such as 8;"), (0, "such as 8;"), (33, "such as 32 or 40;")):
+        with pytest.raises(ConfigError) as caught:
+            image_size_of(name, config, wanted)
+        assert suggested in str(caught.value)

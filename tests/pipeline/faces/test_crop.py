@@ -224,3 +224,14 @@ def test_every_face_that_stays_is_cut_out_as_if_it_were_alone():
         crop_all_faces(images[:1], [0.0], [make_detections()], size=48)
     (only,) = crop_all_faces(images[:1], [0.0], build_detector("none").detect(images[:1]), size=48)
     assert only[1].kept == (0,)
+
+
+@pytest.mark.parametrize("shape", [(4, 60_000, 3), (60_000, 4, 3)])
+def test_a_sliver_of_a_picture_is_refused_and_does_not_fill_the_memory(shape):
+    """Its square would take 10 GB, in a build that must go on with the next file."""
+    image = np.zeros(shape, np.uint8)
+    h, w = shape[:2]
+    for detections in ([make_detections([[0, 0, w, h]], [1.0])], build_detector("none").detect([image])):
+        with pytest.raises(MediaError) as caught:
+            crop_faces([image], [0.0], detections, size=32)
+        assert caught.value.reason == "too_large"

@@ -121,6 +121,22 @@ def test_truncated_with_the_index_in_front_gives_what_is_there(coded, h264, bad,
     assert_reason(bad, "truncated", "decode_failed")
 
 
+@pytest.mark.parametrize(("kind", "codec"), [("mkv", "libx264"), ("webm", "libvpx"), ("flv", "libx264"), ("avi", "mpeg4")])
+def test_frames_behind_a_cut_are_counted_as_lost(coded, tmp_path, kind, codec):
+    whole = coded.write(tmp_path / f"whole.{kind}", coded.frames(80), codec=codec)
+    assert read(whole).info.frames_lost == 0
+    cut = tmp_path / f"cut.{kind}"
+    data = whole.read_bytes()
+    pictures = data.index(b"movi") if kind == "avi" else 0  # behind a long header
+    cut.write_bytes(data[: (pictures + len(data)) // 2])
+    got = read(cut)
+    assert 5 < got.info.frame_count < 55
+    assert got.info.frame_count + got.info.frames_lost == pytest.approx(80, abs=3)
+    cut.write_bytes(data[:300])
+    with pytest.raises(MediaError):
+        read(cut)
+
+
 def test_a_hole_in_the_middle(h264, bad):
     data = bytearray(h264.read_bytes())
     start = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) // 3
