@@ -147,7 +147,7 @@ def test_samples_that_are_tried_again_move_and_their_old_rows_no_longer_hold(tmp
         frames=pl.Series([1, 0], dtype=pl.Int32),
     )
     commit(level, 0, rejected)
-    plan = extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}), again=["s01"])
+    plan = extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}), again={"s01": 0})
     assert dict(plan.select("sample_id", "shard").rows()) == {"s00": 0, "s01": 1}
     assert store.current(level)["sample_id"].to_list() == ["s00"]
     row = ledger_rows(0)[1:].with_columns(start=pl.lit(SHARD_FRAMES, pl.Int64))

@@ -97,7 +97,7 @@ def test_a_shard_with_rejected_samples_alone_keeps_their_rows(store):
 
 
 def test_superseded_rows_go_without_touching_a_frame(store):
-    extend_plan(store / "plan", pl.DataFrame({"sample_id": ["s4"], "slots": [128]}), again=["s4"])
+    extend_plan(store / "plan", pl.DataFrame({"sample_id": ["s4"], "slots": [128]}), again={"s4": 1})
     before = tree(store)
     done = collect(store)
     assert (done.samples, done.superseded, done.frames, done.bytes, done.rewritten) == ([], 1, 0, 0, 1)
