@@ -46,7 +46,7 @@ def plan_shards(samples: pl.DataFrame, *, first_shard: int = 0) -> pl.DataFrame:
 
 def plan_parts(folder: Path) -> list[Path]:
     """The parts of the plan, oldest first."""
-    return sorted(folder.glob("[0-9]*.parquet"))
+    return sorted(path for path in folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
 
 
 def read_plan_part(path: Path, *, sealed: bool = True) -> tuple[pl.DataFrame, int]:
