@@ -148,9 +148,12 @@ def _clean_up(store: Path, result: Collected, *, planned: Collection[int], hollo
         _remove(leftover.path, leftover.bytes, result)
     for level in level_folders(store):
         known = committed_shards(store / level / "ledger") | set(planned)
-        stray = [path for path in (store / level).glob("moments/[0-9]*.safetensors") if int(path.stem) not in known]
+        found = [(path, known) for path in (store / level).glob("moments/[0-9]*.safetensors")]
         for pattern in ("*/c/[0-9]*", "*/*/c/[0-9]*"):
-            stray += [path for path in (store / level).glob(pattern) if int(path.name) not in known - set(hollow)]
+            found += [(path, known - set(hollow)) for path in (store / level).glob(pattern)]
+        stray = [
+            path for path, kept in found if path.stem.isdecimal() and int(path.stem) not in kept
+        ]  # the others are not ours
         for path in stray:
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
             _remove(path, sum(file.stat().st_size for file in files), result)

@@ -115,8 +115,8 @@ def rows_among(rows: pl.DataFrame, samples: Set[str]) -> pl.DataFrame:
 
 
 def committed_shards(folder: Path) -> set[int]:
-    """Numbers of the shards that exist."""
-    return {int(part.stem) for part in folder.glob("[0-9]*.parquet")}
+    """Numbers of the shards that exist; what a file manager or a synchroniser left, such as `000000 (copy).parquet`, is none."""
+    return {int(part.stem) for part in folder.glob("[0-9]*.parquet") if part.stem.isdecimal()}
 
 
 def read_part(folder: Path, shard: int, *, sealed: bool = True) -> Part:

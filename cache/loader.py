@@ -45,9 +45,7 @@ class TokenLoader:
         in_memory: keep what was read: in the memory of a CUDA device if it fits there, else in RAM.
         frames: how many frames `in_memory` has to expect, over all views; all cached ones by default.
         views: further token sets of the same crops, by name, as `views.open_views` gives them; the store's own is view 0.
-
-    Attributes:
-        stride: row r of view v is asked for as r + v * stride.
+        stride: an attribute too: row r of view v is asked for as r + v * stride. By default what the store's rows need by now.
 
     Raises:
         ConfigError: what `in_memory` would keep does not fit, or the store lacks a layer.
@@ -66,6 +64,7 @@ class TokenLoader:
         in_memory: bool = False,
         frames: int | None = None,
         views: Mapping[str, TokenLevel] | None = None,
+        stride: int | None = None,
     ) -> None:
         tokens, others = store.tokens, views or {}
         self.layers = tuple(tokens.layers if layers is None else layers)
@@ -74,7 +73,7 @@ class TokenLoader:
             raise ConfigError(f"the cache has no layer {', '.join(lacking)}", fix=f"It has {', '.join(tokens.layers)}")
         kinds = stored_arrays(tokens.dtype, tokens.grid, tokens.channels) if maps else ("cls",)
         check_mixable(store, others, layers=self.layers)
-        self.stride = row_stride([tokens, *others.values()])
+        self.stride = row_stride([tokens, *others.values()]) if stride is None else stride
         self._sets = (tokens, *others.values())
         self._depth = depth
         self._threads = threads or min(8, max(2, (os.cpu_count() or 2) // 2))

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from d2st.cache.shard import CRC_BYTES, EMPTY, read_index
 
 __all__ = ["OpenShard", "OpenShards"]
 
-OPEN_FILES = 128
+OPEN_FILES = 128  # of one reader at most; all of a process take half of what it may have open (`ulimit -n`, often 1,024)
+_ALL: "WeakSet[OpenShards]" = WeakSet()
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class OpenShards:
             int, tuple[tuple[int, ...], bytearray]
         ] = {}  # outlives the open file, as long as it is the same one
         self._lock = threading.Lock()
+        _ALL.add(self)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -118,7 +121,7 @@ class OpenShards:
             self._open.clear()
 
     def _make_room(self) -> None:
-        excess = len(self._open) - OPEN_FILES + 1  # one more is about to be opened
+        excess = len(self._open) - _files_each() + 1  # one more is about to be opened
         idle = [shard for shard, opened in self._open.items() if opened.users == 0]
         for shard in idle[: max(0, excess)]:
             os.close(self._open.pop(shard).descriptor)
@@ -148,6 +151,14 @@ class OpenShards:
         if before is None or before[0] != identity:
             before = self._verified[shard] = (identity, bytearray(SHARD_FRAMES))
         return before[1]
+
+
+def _files_each() -> int:
+    """How many files each reader of this process may keep open: 4 layers of int8 are 12 readers."""
+    import resource  # POSIX, as the direct reader is
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if soft < 0 else max(1, min(OPEN_FILES, soft // 2 // len(_ALL)))
 
 
 def _layout(index: np.ndarray, size: int) -> tuple[list[int], list[int]]:

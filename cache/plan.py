@@ -6,7 +6,7 @@ place in a new shard, and what is committed stays as it is. Parts are created ex
 each other's samples.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -46,7 +46,7 @@ def plan_shards(samples: pl.DataFrame, *, first_shard: int = 0) -> pl.DataFrame:
 
 def plan_parts(folder: Path) -> list[Path]:
     """The parts of the plan, oldest first."""
-    return sorted(folder.glob("[0-9]*.parquet"))
+    return sorted(path for path in folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
 
 
 def read_plan_part(path: Path, *, sealed: bool = True) -> tuple[pl.DataFrame, int]:
@@ -83,20 +83,23 @@ def _read(parts: Sequence[Path], *, sealed: bool) -> tuple[pl.DataFrame, int]:
     return plan, max((following for _, following in found), default=0)
 
 
-def extend_plan(folder: Path, samples: pl.DataFrame, *, again: Collection[str] = (), sealed: bool = True) -> pl.DataFrame:
+def extend_plan(
+    folder: Path, samples: pl.DataFrame, *, again: Mapping[str, int] | None = None, sealed: bool = True
+) -> pl.DataFrame:
     """Plan the samples that have no place yet, as a new part, and return the whole plan as `read_plan` does.
 
     Samples that are planned already keep their place, whatever else changed; their shards stay byte for byte as they are.
 
     Args:
         samples: columns sample_id, slots. One that was planned with no slots, as a copy, and has some now gets a new place.
-        again: ids that get a new place though they have one.
+        again: ids that get a new place though they have one, and the shard of the one that they leave: of two builders that
+            want it at once, the second finds the sample elsewhere already.
     """
-    again = set(again)
+    left = pl.DataFrame(list((again or {}).items()), schema={"sample_id": pl.String, "shard": pl.Int32}, orient="row")
     while True:
         parts = plan_parts(folder)
         plan, next_shard = _read(parts, sealed=sealed)
-        placed = plan.filter(~pl.col("sample_id").is_in(list(again)))
+        placed = plan.join(left, on=["sample_id", "shard"], how="anti")
         empty = placed.filter(pl.col("slots") == 0).join(samples.filter(pl.col("slots") > 0), on="sample_id", how="semi")
         new = samples.join(placed.join(empty, on="sample_id", how="anti"), on="sample_id", how="anti")
         if new.is_empty():
@@ -106,5 +109,3 @@ def extend_plan(folder: Path, samples: pl.DataFrame, *, again: Collection[str] =
         number = int(parts[-1].stem) + 1 if parts else 0
         if create_exclusive(folder / f"{number:05d}.parquet", data):
             return _read([*parts, folder / f"{number:05d}.parquet"], sealed=sealed)[0]
-        for path in plan_parts(folder)[len(parts) :]:  # another builder was faster: what it planned has its new place
-            again -= set(read_plan_part(path, sealed=sealed)[0]["sample_id"])

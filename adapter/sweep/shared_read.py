@@ -42,6 +42,7 @@ class SharedReads:
         self.frames = frames
         self._loaders: dict[Need, TokenLoader] = {}
         self._used: set[Need] = set()
+        self._strides: dict[tuple[str, ...], int] = {}
 
     def loader(self, needs: Iterable[Need]) -> TokenLoader:
         """A loader of all that is needed, all of the same views. Raises StoreError if `in_memory` does not fit: no trial's fault."""
@@ -68,6 +69,7 @@ class SharedReads:
                 in_memory=self._in_memory,
                 frames=self.frames or None,
                 views=open_views(self._store, wanted.views),
+                stride=self.stride(wanted.views),
             )
         except ConfigError as error:
             raise StoreError(error.message, fix=error.fix) from error
@@ -85,8 +87,10 @@ class SharedReads:
         self._loaders.clear()
 
     def stride(self, views: tuple[str, ...]) -> int:
-        """Rows between the views of a frame."""
-        return row_stride([self._store.tokens, *open_views(self._store, views).values()])
+        """Rows between the views of a frame; settled once, because a build may add shards while trials run."""
+        if views not in self._strides:
+            self._strides[views] = row_stride([self._store.tokens, *open_views(self._store, views).values()])
+        return self._strides[views]
 
 
 class TrialSource:

@@ -1,5 +1,6 @@
 """`d2st cache build`: media to a store of token maps."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,6 +148,28 @@ def show_report(report: "BuildReport", cache: Path, rejected: Path) -> None:
         console.print(
             f"{sum(report.rejected.values())} samples were left out; the list is {rejected}"
             + ("; once they are mended: --retry" if report.rejected.keys() - {"duplicate"} else ""),
+            markup=False,
             soft_wrap=True,
         )
-    console.print(f"next: d2st train --cache {cache} --stage all", soft_wrap=True)
+    for note in _behind(cache):
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"next: {shlex.join(['d2st', 'train', '--cache', str(cache)])} --stage all", markup=False, soft_wrap=True)
+
+
+def _behind(cache: Path) -> list[str]:
+    """Token sets and added layers that newer samples have not come to: training on them leaves those samples out."""
+    from d2st.cache.store import MAIN, Store
+
+    store, notes = Store.open(cache), []
+    there = store.token_levels(MAIN)[0].committed()
+    for name in store.token_sets():
+        for level in store.token_levels(name):
+            layers, command = ",".join(level.config["layers"]), f"d2st cache encode {shlex.quote(str(cache))} --as {name} ..."
+            if "+" in level.name:
+                command = f"d2st cache add-layers {shlex.quote(str(cache))} --layers {layers} --tokens {name}"
+            if lacking := there - level.committed():
+                notes.append(
+                    f"token set {name} lacks {layers} of {len(lacking)} shards, and training on it leaves their samples out, "
+                    f"until this command is run again: {command}"
+                )
+    return notes

@@ -1,5 +1,6 @@
 """`d2st cache encode`: another set of token maps from the crops of a store."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +83,7 @@ def encode(
     console = stdout()
     show_work(report, console)
     following = f"--tokens {name}" if seen is None else f"""--set 'data.views=["main", "{name}"]'"""
-    console.print(f"next: d2st train --cache {cache} --stage all {following}", markup=False, soft_wrap=True)
+    console.print(f"next: d2st train --cache {shlex.quote(str(cache))} --stage all {following}", markup=False, soft_wrap=True)
 
 
 def _encoder(

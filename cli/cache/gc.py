@@ -30,12 +30,19 @@ def gc(
     """
     from dataclasses import asdict
 
+    from d2st.cache.errors import ManifestError
     from d2st.cache.gc import collect
+    from d2st.cache.store import Store
     from d2st.cli.progress import phases
     from d2st.cli.show import human_bytes, human_time, print_json, stdout
     from d2st.pipeline.manifest import read_manifest
 
     wanted = None if manifest is None else read_manifest(manifest)["sample_id"]
+    if wanted is not None and set(wanted).isdisjoint(planned := Store.open(cache).plan()["sample_id"]) and len(planned):
+        raise ManifestError(
+            f"{manifest} has none of the {len(planned)} samples of {cache}: everything would go",
+            fix="Name a manifest of the same media and dataset names as the store's, or delete the folder",
+        )
     with phases({"gc": ("look for what can go" if dry_run else "rewrite", "shards")}, quiet=as_json) as on_progress:
         done = collect(cache, wanted=wanted, dry_run=dry_run, on_progress=lambda step, total: on_progress("gc", step, total))
     if as_json:

@@ -1,5 +1,6 @@
 """`d2st cache verify`: is the store whole, and if not, which samples are hit and what mends it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,8 +82,8 @@ def _repair(cache: Path, found: "Verification") -> str:
     if found.format == 1:
         return "d2st cache build MANIFEST --cache NEW (a store of format 1 can only be read)"
     if mends == {"manifest"}:
-        return f"d2st cache build MANIFEST --cache {cache}"
-    return f"d2st cache repair {cache}" + (" --root DIR" if "crop" in mends else "")
+        return f"d2st cache build MANIFEST --cache {shlex.quote(str(cache))}"
+    return f"d2st cache repair {shlex.quote(str(cache))}" + (" --root DIR" if "crop" in mends else "")
 
 
 def with_samples(samples: Sequence[str]) -> str:

@@ -24,8 +24,9 @@ from d2st.pipeline.build.work import SHARDS_AT_ONCE, Task, Work, pause
 from d2st.pipeline.faces import FaceDetector, given_detections
 from d2st.pipeline.media import DecodePool, Frames, Job
 
-__all__ = ["Media", "Sample", "crop_media"]
+__all__ = ["LEFT", "Media", "Sample", "crop_media"]
 
+LEFT = "no longer in the manifest"
 MAX_HELD_BYTES = 1 << 30  # decoded frames that wait to be cropped
 
 
@@ -148,7 +149,7 @@ def _job(row: Row, media: Media) -> Job:
 def _skip(row: Row) -> tuple[str, str] | None:
     """Reason and detail for rows that need no decoding."""
     if row["path"] is None:  # planned by an earlier build, and gone from the manifest before its shard was built
-        return "missing", "no longer in the manifest"
+        return "missing", LEFT
     if row["duplicate_of"] is not None:
         return "duplicate", f"the same bytes as sample {row['duplicate_of']}"
     if row["slots"] == 0:  # it was a copy when this place was planned

@@ -15,7 +15,7 @@ from d2st.cache.statistics import refresh_all_statistics
 from d2st.cache.store import Store
 from d2st.pipeline.build.calibrate import calibrate_first
 from d2st.pipeline.build.crop import CropSettings, declared_crops
-from d2st.pipeline.build.crops import Media
+from d2st.pipeline.build.crops import LEFT, Media
 from d2st.pipeline.build.progress import OnProgress, Progress
 from d2st.pipeline.build.report import BuildReport, make_report, outcomes
 from d2st.pipeline.build.rows import Rows
@@ -79,7 +79,7 @@ def build(
     with Claims(store_path / "claims", purpose="build") as claims:
         crops, tokens = _levels(store_path, settings, detector, encoder)
         store.write_manifest(manifest)
-        again = _worth_another_try(store, crops, manifest, root) if retry else ()
+        again = _leave_their_place(store, crops, manifest, root=root, retry=retry)
         plan = extend_plan(store_path / "plan", planned_samples(manifest, settings), again=again)
         rows = Rows(plan, manifest)
         counted = set(manifest.filter(pl.col("split") == "train")["sample_id"])
@@ -135,15 +135,25 @@ def _levels(store: Path, settings: CropSettings, detector: FaceDetector, encoder
         raise FingerprintError(error.message, fields=error.fields, fix=fix) from error
 
 
-def _worth_another_try(store: Store, crops: Level, manifest: pl.DataFrame, root: Path) -> list[str]:
-    """Samples that were left out and are no copies; of those that were missing, the ones that are there now."""
-    found = outcomes(crops, store.plan(), manifest).join(manifest.select("sample_id", "path"), on="sample_id")
-    found = found.filter(pl.col("reason").is_not_null() & (pl.col("reason") != "duplicate"))
-    return [
-        sample
-        for sample, reason, path in found.select("sample_id", "reason", "path").iter_rows()
-        if reason != "missing" or (root / path).exists()
-    ]
+def _leave_their_place(store: Store, crops: Level, manifest: pl.DataFrame, *, root: Path, retry: bool) -> dict[str, int]:
+    """Samples that were left out and are to be tried again, and the shard in which they were.
+
+    Without asking those that their shard was made without: they were not in the manifest then, or copies, or a gc had dropped them that
+    was stopped before it came to the plan. With `retry` all but copies; of those that were missing, the ones that are there now.
+    """
+    made = pl.DataFrame({"shard": sorted(crops.committed())}, schema={"shard": pl.Int32})
+    plan = store.plan()
+    placed = plan.join(manifest.select("sample_id", "path", "duplicate_of"), on="sample_id").join(made, on="shard", how="semi")
+    found = placed.join(outcomes(crops, plan, manifest).drop("planned"), on="sample_id", how="left")
+    columns = found.select("sample_id", "shard", "path", "duplicate_of", "frames", "reason", "detail")
+    return {
+        sample: shard
+        for sample, shard, path, original, frames, reason, detail in columns.iter_rows()
+        if frames is None
+        or detail == LEFT
+        or (reason == "duplicate" and original is None)
+        or (retry and reason not in (None, "duplicate") and (reason != "missing" or (root / path).exists()))
+    }
 
 
 def _progress(work: Work, rows: Rows, on_progress: OnProgress) -> Progress:

@@ -1,7 +1,9 @@
 """The reader: exactly the frames asked for, whatever their size and place; damage and replaced files are noticed."""
 
 import os
+import resource
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -193,6 +195,21 @@ def test_many_shards_keep_few_files_open(tmp_path, monkeypatch):
         assert len(reader._shards) <= 3
     reader.close()
     assert len(reader._shards) == 0
+
+
+def test_readers_share_the_files_that_a_process_may_open(arrays, tmp_path):
+    """12 arrays (4 layers of int8) of 128 files each once ran into the usual `ulimit -n` of 1,024, in the middle of an epoch."""
+    array = make(tmp_path / "a", SMALL, *frames(30, SMALL)[:, None])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, out = len(os.listdir("/dev/fd")), np.empty((1, *SMALL), np.float16)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 80, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        readers = [stack.enter_context(ArrayReader(array)) for _ in range(12)]
+        for shard in range(30):
+            for reader in readers:
+                reader.read([shard * SHARD_FRAMES], out)
+        assert sum(len(reader._shards) for reader in readers) <= (before + 80) // 2
 
 
 def test_wrong_outputs_are_refused(arrays):

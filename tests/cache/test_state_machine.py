@@ -146,7 +146,8 @@ class ToyBuild:
         store.write_manifest(
             pl.DataFrame({"sample_id": ids, "split": splits}, schema={"sample_id": pl.String, "split": pl.String})
         )
-        again = set(store.current(crops).filter(pl.col("reason").is_not_null())["sample_id"]) & there if retry else ()
+        rejected = store.current(crops).filter(pl.col("reason").is_not_null()).select("sample_id", "shard")
+        again = {sample: shard for sample, shard in rejected.rows() if retry and sample in there}
         slots = pl.DataFrame(
             {"sample_id": ids, "slots": [frames_of(s) for s in ids]}, schema={"sample_id": pl.String, "slots": pl.Int32}
         )

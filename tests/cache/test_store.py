@@ -1,6 +1,7 @@
 """Stores, levels, plans and ledgers: what exists is what was committed; a config that differs is refused by name."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -147,12 +148,27 @@ def test_samples_that_are_tried_again_move_and_their_old_rows_no_longer_hold(tmp
         frames=pl.Series([1, 0], dtype=pl.Int32),
     )
     commit(level, 0, rejected)
-    plan = extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}), again=["s01"])
+    plan = extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1, 1]}), again={"s01": 0})
     assert dict(plan.select("sample_id", "shard").rows()) == {"s00": 0, "s01": 1}
     assert store.current(level)["sample_id"].to_list() == ["s00"]
     row = ledger_rows(0)[1:].with_columns(start=pl.lit(SHARD_FRAMES, pl.Int64))
     commit(level, 1, row)
     assert store.current(level)["start"].to_list() == [0, SHARD_FRAMES]
+
+
+def test_stray_copies_of_parts_are_no_parts(tmp_path):
+    """`000000 (copy).parquet`, as file managers and synchronisers make them, once ended every command in a ValueError."""
+    store = Store.ensure(tmp_path / "s")
+    level = ensure_level(store.path, "crops", {"size": 1})
+    for ids in (["s00"], ["s00", "s01"]):
+        extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ids, "slots": [1] * len(ids)}))
+    commit(level, 0, ledger_rows(0)[:1])
+    for name in ("crops/ledger/000000", "plan/00000", "plan/00001"):
+        shutil.copy(store.path / f"{name}.parquet", store.path / f"{name} (copy).parquet")
+    assert level.committed() == {0}
+    extend_plan(store.path / "plan", pl.DataFrame({"sample_id": ["s02"], "slots": [1]}))
+    assert (store.path / "plan/00002.parquet").exists()
+    assert store.current(level)["sample_id"].to_list() == ["s00"]
 
 
 def test_a_copy_that_stopped_being_one_gets_a_place(tmp_path):

@@ -13,6 +13,7 @@ from d2st.cache import Store
 from d2st.cache.errors import FingerprintError
 from d2st.cli.app import app
 from d2st.cli.cache.work import parse_part
+from d2st.pipeline.manifest import read_manifest
 
 SMALL = ["--backbone", "d2st-test", "--pretrained", "random:0", "--detector", "none", "--device", "cpu"]
 
@@ -61,6 +62,22 @@ def test_build_encode_and_add_layers(tmp_path, manifest):
     again = d2st("cache", "encode", cache, "--as", "small", *encoding, "--layers", "0", "--dtype", "int8")
     assert "nothing to do" in again.stdout
     assert "--tokens small" in again.stdout
+
+
+def test_a_build_of_new_samples_says_what_lacks_them(tmp_path, manifest):
+    """Samples that added layers or a view lack are left out of training: once without a word."""
+    first, cache = tmp_path / "first.parquet", tmp_path / "my [new] faces.d2st"
+    read_manifest(manifest)[:4].write_parquet(first)
+    build = ("cache", "build", "--cache", cache, *SMALL, "--layers", "0", "--root", tmp_path / "media")
+    d2st(*build, first)
+    d2st("cache", "add-layers", cache, "--layers", "1", "--device", "cpu")
+    d2st("cache", "encode", cache, "--as", "flip", "--view", "flip", "--device", "cpu")
+    assert "lacks" not in d2st(*build, first).stdout
+    shown = d2st(*build, manifest).stdout
+    assert "token set main lacks block_1 of 1 shards" in shown
+    assert f"d2st cache add-layers '{cache}' --layers block_1 --tokens main" in shown
+    assert "token set flip lacks block_0,block_1 of 1 shards" in shown
+    assert f"next: d2st train --cache '{cache}' --stage all" in shown
 
 
 def test_a_part_says_how_much_of_the_store_is_there(tmp_path, manifest):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from d2st.cache.errors import StoreError
+from d2st.cache.errors import ManifestError, StoreError
 from d2st.cli.cache import app
 from d2st.pipeline.manifest import SCHEMA, sample_id, write_manifest
 
@@ -95,6 +95,17 @@ def test_gc_drops_what_a_manifest_lacks(store, built, tmp_path):
     done = json.loads(run("gc", store, "--manifest", tmp_path / "less.parquet", "--json").stdout)
     assert (len(done["samples"]), done["frames"], done["rewritten"]) == (3, 3, 1)
     assert run("verify", store, "--deep").exit_code == 0
+    assert "nothing that can go" in run("gc", store).output
+
+
+def test_gc_refuses_a_manifest_of_other_samples(store, built, tmp_path):
+    """A scan of the same media under another dataset name has other ids: gc once emptied the store."""
+    rows = pl.read_parquet(built / "m.parquet")
+    other = rows.with_columns(pl.Series("sample_id", [sample_id("renamed", path) for path in rows["path"]]))
+    write_manifest(other, tmp_path / "other.parquet", root=built)
+    done = run("gc", store, "--manifest", tmp_path / "other.parquet")
+    assert isinstance(done.exception, ManifestError)
+    assert "none of the 8 samples" in str(done.exception)
     assert "nothing that can go" in run("gc", store).output
 
 

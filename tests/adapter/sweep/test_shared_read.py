@@ -1,6 +1,9 @@
 """One read for all: every trial finds in the union the very frames that it asked for."""
 
+import shutil
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +11,9 @@ from hypothesis import strategies as st
 
 from d2st.adapter.rows import PADDING
 from d2st.adapter.sweep.shared_read import Gatherer, Need, SharedReads, TrialSource, merge
-from d2st.cache import Batch, Request, TokenLoader
+from d2st.cache import Batch, Request, Store, TokenLoader
+from d2st.cache.arrays import SHARD_FRAMES, ensure_array, read_array_meta
+from d2st.cache.level import ensure_level
 
 
 @st.composite
@@ -87,4 +92,36 @@ def test_loaders_follow_the_needs(store, in_memory):
     assert batch.tokens == {}
     assert list(batch.cls) == ["block_3"]
     reads.close_unused()
+    reads.close()
+
+
+def test_a_store_that_grows_under_a_sweep_moves_no_row(store, tmp_path):
+    """Rows of a view were once counted by the shards at the trial's start, and read by those at the loader's opening."""
+    shutil.copytree(store.path, tmp_path / "s")
+    grown = Store.open(tmp_path / "s")
+    main = grown.tokens.levels[0]
+    arrays = [f"{layer}/{kind}" for layer in main.config["layers"] for kind in ("maps", "cls")]
+    flip = ensure_level(grown.path, "tokens-flip", {**main.config, "view": {"flip": True}})
+
+    def add(level, shard, fill):
+        rows = (
+            main.part(0).rows.filter(main.part(0).rows["reason"].is_null()).with_columns(pl.col("start") + shard * SHARD_FRAMES)
+        )
+        with level.stage(shard) as staged:
+            for name in arrays:
+                shape, dtype = read_array_meta(main.array(name))
+                ensure_array(level.array(name), frame_shape=shape, dtype=dtype, shards=shard + 1, attributes={})
+                values = np.full((int(rows["frames"].sum()), *shape), fill, dtype)
+                staged.writer(name, frame_dims=len(shape)).append(values)
+            assert staged.commit(rows)
+
+    add(flip, 0, 2)
+    reads = SharedReads(grown, device="cpu", in_memory=False)
+    need = Need(("block_3",), True, ("main", "flip"))
+    source = TrialSource(reads, need)
+    for level in (main, flip):
+        add(level, 1, 7)
+    (batch,) = source.stream([Request(np.array([[3 + source.stride]]))])
+    assert (batch.tokens["block_3"] == 2).all()
+    assert TrialSource(reads, need).stride == source.stride  # trials that begin later share the loader
     reads.close()

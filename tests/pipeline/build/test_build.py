@@ -16,9 +16,12 @@ from rich.console import Console
 from d2st.cache import Request, Store, TokenLoader
 from d2st.cache import arrays as cache_arrays
 from d2st.cache.errors import FingerprintError, ManifestError, StoreError
+from d2st.cache.gc import collect
 from d2st.cache.reader import ArrayReader
+from d2st.cache.verify import verify
 from d2st.cli.cache.work import show_work
 from d2st.pipeline.build.crop import CropSettings
+from d2st.pipeline.build.crops_writer import CropsWriter
 from d2st.pipeline.build.run import build
 from d2st.pipeline.clip import Encoder, load_backbone
 from d2st.pipeline.manifest import SCHEMA
@@ -283,6 +286,36 @@ def test_a_copy_that_is_none_any_more_is_taken_without_asking(tmp_path, run, med
     assert run(tmp_path / "s", rows=copied).rejected == {"duplicate": 1}
     report = run(tmp_path / "s")
     assert (report.samples, report.rejected, report.built_crops) == (12, {}, 1)
+
+
+def test_samples_that_come_back_are_taken_without_asking(tmp_path, run, media, small_shards, monkeypatch):
+    """Of two that leave the manifest, one is dropped by a gc that is stopped before it comes to the plan; the other one's shard is made
+    while it is away. A third is a copy for as long. When all are wanted again, all are there.
+    """
+    _, manifest = media
+    ids = sorted(manifest["sample_id"])
+    early, late, copy = ids[0], ids[-1], ids[-2]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            CropsWriter,
+            "_commit",
+            lambda self, task, commit=CropsWriter._commit: commit(self, task) if task.shard < 2 else 1 / 0,
+        )
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "s")
+    fewer = manifest.filter(~pl.col("sample_id").is_in([early, late]))
+    fewer = fewer.with_columns(duplicate_of=pl.when(pl.col("sample_id") == copy).then(pl.lit(ids[1])))
+    assert run(tmp_path / "s", rows=fewer).rejected == {"duplicate": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("d2st.cache.gc._shrink_plan", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            collect(tmp_path / "s")
+    report = run(tmp_path / "s")
+    assert (report.samples, report.rejected) == (12, {})
+    assert run(tmp_path / "s").built_crops == 0
+    run(tmp_path / "whole")
+    assert read_all(tmp_path / "s") == read_all(tmp_path / "whole")
+    assert verify(tmp_path / "s", deep=True).damages == []
 
 
 def test_samples_that_change_their_split_leave_the_statistics(tmp_path, store, run, media, monkeypatch):
