@@ -1,5 +1,6 @@
 """The command line: one thin file a command; heavy imports stay inside the functions, so that `d2st --help` is instant."""
 
+import io
 import os
 import sys
 
@@ -14,6 +15,9 @@ def main() -> None:
     from d2st.cli.app import app
     from d2st.cli.show import print_error
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an arrow or a file's name must not end a command that has done its work
+            stream.reconfigure(errors="backslashreplace" if "utf" in stream.encoding.lower() else "replace")
     try:
         app(prog_name="d2st")
     except D2stError as error:

@@ -58,8 +58,8 @@ def summary_tables(summary: dict[str, Any]) -> Iterator["Table"]:
         rows.append(["of these seen in training: the scores are too good", samples["trained_on"]])
     rows += [[f"left out: {reason}", count] for reason, count in samples["dropped_by_reason"].items()] or [["left out", 0]]
     calibration = summary["calibration"]
-    fitted = f"fitted on {calibration['samples']} {calibration['fitted_on']} samples of {', '.join(calibration['datasets'])}"
-    rows += [[f"temperature of {kind}s, {fitted}", number(value)] for kind, value in calibration["temperatures"].items()]
+    fitted = f"by kind on {calibration['samples']} {calibration['fitted_on']} samples of {', '.join(calibration['datasets'])}"
+    rows += [[f"temperature of {kind}s, fitted {fitted}", number(value)] for kind, value in calibration["temperatures"].items()]
     yield table("Samples and temperature", ["", "value"], rows, right=["value"])
 
     notes = [[f"{name} {kind}", scope["note"]] for name, kind, scope in scopes if scope["note"]]

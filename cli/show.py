@@ -37,7 +37,8 @@ def print_error(error: "D2stError") -> None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document; NaN, which JSON lacks, becomes null."""
-    sys.stdout.write(json.dumps(_finite(document), indent=2, ensure_ascii=False, default=str) + "\n")
+    escaped = "utf" not in (sys.stdout.encoding or "utf-8").lower()
+    sys.stdout.write(json.dumps(_finite(document), indent=2, ensure_ascii=escaped, default=str) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -39,7 +39,7 @@ def score_samples(
         loader: gives batches on any device; they are moved to the detector's.
         samples: manifest columns with `start` and `frames_cached`, as `Store.samples` gives them.
         batch_frames: about how many frames a batch holds; only speed and memory depend on it.
-        on_progress: called as (clips done, clips in all) after each batch.
+        on_progress: called as (clips done, clips in all) at the start and after each batch.
 
     Raises:
         RunError: the detector gave NaN or infinity; names the sample.
@@ -128,6 +128,8 @@ def _outputs(
     training = [detector.training for detector in detectors]
     for detector in detectors:
         detector.eval()
+    if on_progress is not None:
+        on_progress(0, total)  # the clock starts
     try:
         for batch in loader.stream(Request(rows=rows, tag=positions) for positions, rows in plan):
             tokens = {name: value.to(device) for name, value in batch.tokens.items()}  # (B, T, H, W, C) a layer

@@ -77,17 +77,18 @@ def _describe(store: "Store") -> dict[str, Any]:
     import polars as pl
 
     manifest, level = store.manifest(), store.crops
+    planned = set(store.plan()["shard"])  # without those that a retry has put others in place of
     rows = store.current(level).join(manifest.drop("frames"), on="sample_id")  # probed frames; the ledger's count here
     cached = rows.filter(pl.col("reason").is_null())
     groups = cached.group_by("dataset", "split", "label", "kind").agg(pl.len(), pl.col("frames").sum()).sort(pl.all())
     return {
         "format": store.format,
-        "planned_shards": store.plan()["shard"].n_unique(),
+        "planned_shards": len(planned),
         "crops": {
             "samples": cached.height,
             "frames": int(cached["frames"].sum()),
             "padded": cached.filter(pl.col("frames") < pl.col("planned")).height,
-            "shards": len(level.committed()),
+            "shards": len(level.committed() & planned),
             "bytes": _size(level.path),
             "config": level.config,
             "fingerprint": level.fingerprint,
@@ -111,7 +112,7 @@ def _describe_tokens(store: "Store", name: str) -> dict[str, Any]:
         "channels": tokens.channels if tokens else None,
         "samples": samples.height if samples is not None else 0,
         "frames": int(samples["frames_cached"].sum()) if samples is not None else 0,
-        "shards": min(len(level.committed()) for level in levels),
+        "shards": min(len(level.committed() & set(store.plan()["shard"])) for level in levels),
         "bytes": sum(_size(level.path) for level in levels),
         "config": tokens.config if tokens else levels[0].config,
         "notes": levels[0].notes,

@@ -38,9 +38,9 @@ def show_work(report: "BuildReport", console: "Console") -> None:
 
     if report.built_crops or report.built_tokens:
         rows = [(use.stage, f"{use.busy:.0%}", f"{use.alone_per_s:.1f}") for use in report.stages]
-        console.print(
-            table("how the stages were used", ("stage", "busy", "alone, frames/s"), rows, right=("busy", "alone, frames/s"))
-        )
+        if rows:  # there are none where no sample could be used
+            columns = ("stage", "busy", "alone, frames/s")
+            console.print(table("how the stages were used", columns, rows, right=columns[1:]))
         made = f"built {report.built_crops} shards of crops and {report.built_tokens} of token maps in {human_time(report.seconds)}"
         console.print(f"{made}. {report.advice}".rstrip(), soft_wrap=True)
     elif report.shards == report.planned_shards:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from d2st.cli.manifest.options import Json, Manifest, counts_table, say_errors
-from d2st.cli.show import print_json, stdout
+from d2st.cli.show import print_json, stderr, stdout
 
 __all__ = ["split"]
 
@@ -48,6 +48,9 @@ def split(
     write_manifest(made, out, root=manifest_root(manifest))
     if as_json:
         print_json({"manifest": str(out), "counts": counts(made).to_dicts(), "errors": say_errors(made)})
-        return
-    stdout().print(counts_table(f"{out}: {made.height} samples", made))
-    say_errors(made)
+    else:
+        stdout().print(counts_table(f"{out}: {made.height} samples", made))
+        say_errors(made)
+    for split in sorted(set(filled) - set(made["split"].cast(str))):
+        words = "got no sample: too few groups of people, sources, videos and copies that must stay together"
+        stderr().print(f"warning: {split} {words}", style="yellow", markup=False, soft_wrap=True)

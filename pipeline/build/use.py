@@ -99,7 +99,7 @@ def advice(stages: list[StageUse], *, device: str) -> str:
     if not stages:
         return ""
     slowest = min(stages, key=lambda use: use.alone_per_s)
-    if slowest.stage == "write":
+    if slowest.stage == "write" and slowest.busy >= 0.5:  # of a few frames, fsync takes longest, and nothing waits for it
         return "Writing sets the pace: a faster disk would help."
     if device != "cpu":
         if slowest.stage == "encode":

@@ -188,11 +188,13 @@ def _splits(manifest: pl.DataFrame) -> Sequence[Finding]:
     for split in SPLITS:
         labels = manifest.filter(pl.col("split") == split)["label"].unique().to_list()
         if not labels:
-            found.append(
-                Finding(
-                    "warning", "empty_split", f"split {split} has no samples", "Fine for a data set that is only tested on", 1
-                )
+            trains = split == "val" and (manifest["split"] == "train").any()
+            fix = (
+                "Training needs one: d2st manifest split --keep test"
+                if trains
+                else "Fine for a data set that is only tested on"
             )
+            found.append(Finding("warning", "empty_split", f"split {split} has no samples", fix, 1))
         elif len(labels) == 1:
             word = "real" if labels[0] == REAL else "fake"
             message = f"split {split} holds only {word} samples, so it has no AUC"

@@ -80,6 +80,18 @@ def test_a_build_of_new_samples_says_what_lacks_them(tmp_path, manifest):
     assert f"next: d2st train --cache '{cache}' --stage all" in shown
 
 
+def test_a_retry_does_not_count_its_predecessors_shards(tmp_path, manifest):
+    build = ("cache", "build", manifest, "--cache", tmp_path / "s", *SMALL, "--layers", "0")
+    d2st(*build)
+    again = d2st(*build, "--retry")
+    assert "left out: not_media" in again.stdout
+    assert "how the stages were used" not in again.stdout  # nothing could be used, so there is nothing to tell
+    shutil.copy(tmp_path / "media" / "fake" / "3.png", tmp_path / "media" / "fake" / "4.png")
+    d2st(*build, "--retry")
+    found = json.loads(d2st("cache", "info", tmp_path / "s", "--json").stdout)
+    assert (found["crops"]["shards"], found["token_sets"]["main"]["shards"], found["planned_shards"]) == (2, 2, 2)
+
+
 def test_a_part_says_how_much_of_the_store_is_there(tmp_path, manifest):
     result = d2st("cache", "build", manifest, "--cache", tmp_path / "s", *SMALL, "--layers", "0", "--shard", "2/2")
     assert "0 of 1 shards" in result.stdout

@@ -120,6 +120,9 @@ def test_split_merge_export(run, faces, tmp_path):
     shown = run("split", "a.parquet", "--shares", "50,0,50").stdout
     assert "val" not in shown.split("data set", 1)[1]
     assert "identity_leak" not in run("check", "a.parquet").stdout
+    few = run("split", "a.parquet", "--out", "few.parquet")  # two people for three splits
+    assert "warning: " in few.stderr
+    assert "got no sample" in few.stderr
     frames = tmp_path / "more" / "test" / "fake" / "gan" / "v"
     frames.mkdir(parents=True)
     for number in range(2):

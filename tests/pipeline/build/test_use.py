@@ -20,5 +20,10 @@ def test_advice(speeds, device, word):
     assert word in advice([StageUse(stage, 0.5, speed) for stage, speed in speeds.items()], device=device)
 
 
+def test_a_disk_that_was_idle_does_not_set_the_pace():
+    few = [StageUse("crop", 0.11, 142), StageUse("encode", 0.19, 65), StageUse("write", 0.12, 60)]
+    assert "CLIP takes 69%" in advice(few, device="cpu")
+
+
 def test_no_advice_without_work():
     assert advice([], device="cpu") == ""

@@ -73,6 +73,16 @@ def test_warnings():
     assert codes(frame().filter(pl.col("split") != "val"), "warning") == {("empty_split", 1)}
 
 
+def test_an_empty_val_is_fine_only_where_nothing_is_trained_on():
+    fixes = [
+        finding.fix
+        for rows in (frame().filter(pl.col("split") != "val"), frame().filter(pl.col("split") == "test"))
+        for finding in check_manifest(rows)
+        if finding.code == "empty_split" and "val" in finding.message
+    ]
+    assert [fix.split(":")[0] for fix in fixes] == ["Training needs one", "Fine for a data set that is only tested on"]
+
+
 def test_no_rows_is_an_error():
     assert codes(frame().clear()) == {("no_rows", 0)}
 
