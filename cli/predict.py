@@ -65,14 +65,16 @@ def predict(
       find /data -name '*.mp4' | d2st predict - --run runs/faces --out scores.parquet
       d2st predict *.mp4 --run runs/faces/stage3 --json > scores.json
     """
-    from d2st.cache.errors import ConfigError
-    from d2st.cli.predict_inputs import expand
+    from d2st.cache.errors import ConfigError, UsageError
+    from d2st.cli.predict_inputs import STDIN, expand
     from d2st.cli.predict_results import check_name
     from d2st.cli.predict_run import Output, score_files
     from d2st.cli.show import stderr
     from d2st.detection import Detector
 
     _check(fpr=fpr, window=window, out=out, fresh=fresh, timeline=timeline, annotate=annotate, per_frame=per_frame)
+    if null and Path(STDIN) not in files:
+        raise UsageError("--null is of names on stdin, and none are read from there", fix="Add -, or leave --null out")
     if out is not None:
         check_name(out)
     paths = expand(files, null=null)

@@ -36,6 +36,11 @@ def refuse_unusable(part: pl.DataFrame, *, split: str, kinds: Sequence[str], sam
     if part.is_empty():
         counts = samples.group_by(pl.col("split").cast(pl.String), pl.col("kind").cast(pl.String)).len().sort("split", "kind")
         there = ", ".join(f"{n} {split} {kind}" for split, kind, n in counts.rows()) or "nothing"
+        if samples.is_empty():
+            raise ConfigError(
+                "the cache holds no sample of the manifest",
+                fix="Name the manifest that it was built from, or build with this one",
+            )
         raise ConfigError(
             f"the cache has no {what} in the {split} split; it has {there}", fix="Assign splits in the manifest and build again"
         )

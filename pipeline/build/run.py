@@ -123,15 +123,16 @@ def build(
 
 
 def _levels(store: Path, settings: CropSettings, detector: FaceDetector, encoder: Encoder) -> tuple[Level, Level]:
+    fix = "Use the same options as before, or another --cache folder"
     try:
         crops = ensure_level(store, "crops", declared_crops(settings, detector))
+        fix += (
+            "; or put other token maps beside these, from the same crops: "
+            f"d2st cache encode {store} --as NAME (d2st cache add-layers {store} where only the layers differ)"
+        )
         notes = {"pretrained": encoder.backbone.pretrained}
         return crops, ensure_level(store, "tokens", declared_tokens(encoder, settings, detector), notes)
     except FingerprintError as error:
-        fix = (
-            "Use the same options as before, or another --cache folder; or put other token maps beside these, from the same crops: "
-            f"d2st cache encode {store} --as NAME (d2st cache add-layers {store} where only the layers differ)"
-        )
         raise FingerprintError(error.message, fields=error.fields, fix=fix) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import ConfigError, UsageError
 from d2st.cache.views import VIEW
 
 __all__ = ["View", "parse_view", "view_of"]
@@ -70,13 +70,13 @@ def parse_view(options: Sequence[str], *, name: str) -> View | None:
     for option in options:
         what, _, value = option.partition("=")
         if what in ("flip", "brightness") and [other.partition("=")[0] for other in options].count(what) > 1:
-            raise ConfigError(f"--view {what} is given twice", fix="Give it once")
+            raise UsageError(f"--view {what} is given twice", fix="Give it once")
         if option == "flip":
             flip = True
         elif what == "brightness":
             brightness = _ratio(option, value)
         else:
-            raise ConfigError(f"--view {option} is not known", fix=_HELP)
+            raise UsageError(f"--view {option} is not known", fix=_HELP)
     return View(flip, brightness, name if brightness else "") if options else None
 
 

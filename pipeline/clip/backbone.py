@@ -12,7 +12,7 @@ from open_clip import convert_weights_to_lp
 from open_clip.transformer import VisionTransformer
 
 from d2st.cache.device import pick_device
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import UsageError
 from d2st.pipeline.clip.models import build_visual, image_size_of, model_config, own_tokens
 from d2st.pipeline.clip.pretrained import fetch, parse_pretrained
 from d2st.pipeline.clip.weights import POSITIONS, fit_positions, load_weights, read_visual_state, weights_digest
@@ -75,7 +75,7 @@ def load_backbone(
     device = pick_device(device)
     precision = precision or default_precision(device)
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r} is not known", fix=f"Use one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision {precision!r} is not known", fix=f"Use one of {', '.join(PRECISIONS)}")
     name, config = model_config(name)
     size = image_size_of(name, config, image_size)
     source = parse_pretrained(name, config, pretrained)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from d2st.cache.codec import TOKEN_DTYPES, Calibration, quantise, safe_deviation, stored_arrays
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import ConfigError, UsageError
 from d2st.pipeline.clip.backbone import Backbone
 from d2st.pipeline.clip.layers import layer_index, layer_names
 from d2st.pipeline.clip.taps import FLOAT16_MAX, Take, run_backbone
@@ -63,7 +63,7 @@ class Encoder:
                 fix=f"It has {present[0]} to {present[-1]}; for others load the backbone afresh",
             )
         if dtype not in TOKEN_DTYPES:
-            raise ConfigError(f"{dtype!r} is not a token dtype", fix=f"Use one of {', '.join(TOKEN_DTYPES)}")
+            raise UsageError(f"{dtype!r} is not a token dtype", fix=f"Use one of {', '.join(TOKEN_DTYPES)}")
         if micro_batch < 1:
             raise ConfigError(f"a micro-batch of {micro_batch} frames is not possible", fix="Use 1 or more")
         self.backbone = backbone

@@ -5,7 +5,7 @@ A layer is always stored and declared by its full name and in depth order, whate
 _8, _11 of 12; block_5, _11, _17, _23 of 24).
 """
 
-from d2st.cache.errors import ConfigError
+from d2st.cache.errors import UsageError
 
 __all__ = ["layer_index", "layer_names", "resolve_layers"]
 
@@ -25,7 +25,7 @@ def resolve_layers(spec: str, depth: int) -> tuple[str, ...]:
 
     `spec` is a preset ("last", "four", "all") or a comma list of names and block numbers; negative numbers count from the
     end ("2,5,-1", "block_2,block_11"). A tower with fewer than four blocks gives all of them for "four".
-    Raises ConfigError for an empty list, a layer that the tower does not have, or one that is named twice.
+    Raises UsageError for an empty list, a layer that the tower does not have, or one that is named twice.
     """
     names = layer_names(depth)
     wanted = spec.strip().lower()
@@ -38,7 +38,7 @@ def resolve_layers(spec: str, depth: int) -> tuple[str, ...]:
         return tuple(names[index] for index in sorted(quarters))
     indices = [_one(part.strip(), spec, depth) for part in wanted.split(",")]
     if len(set(indices)) < len(indices):
-        raise ConfigError(f"layers {spec!r} name a block twice", fix="Name each block once")
+        raise UsageError(f"layers {spec!r} name a block twice", fix="Name each block once")
     return tuple(names[index] for index in sorted(indices))
 
 
@@ -47,8 +47,8 @@ def _one(part: str, spec: str, depth: int) -> int:
     number = part.removeprefix("block_")
     named = number != part
     if not (number.isascii() and number.removeprefix("" if named else "-").isdigit()):
-        raise ConfigError(f"layers {spec!r}: {part!r} is neither a preset nor a block", fix=fix)
+        raise UsageError(f"layers {spec!r}: {part!r} is neither a preset nor a block", fix=fix)
     index = int(number)
     if not -depth <= index < depth:
-        raise ConfigError(f"layers {spec!r}: there is no block {part!r} in a tower of {depth} blocks", fix=fix)
+        raise UsageError(f"layers {spec!r}: there is no block {part!r} in a tower of {depth} blocks", fix=fix)
     return index % depth

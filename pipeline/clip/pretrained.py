@@ -17,7 +17,7 @@ from typing import Any
 
 import open_clip
 
-from d2st.cache.errors import ConfigError, WeightsError
+from d2st.cache.errors import ConfigError, UsageError, WeightsError
 
 __all__ = ["Source", "fetch", "parse_pretrained"]
 
@@ -49,7 +49,7 @@ def parse_pretrained(name: str, config: dict[str, Any], pretrained: str) -> Sour
     if pretrained.startswith("random:"):
         seed = pretrained.removeprefix("random:")
         if not re.fullmatch(r"[0-9]{1,18}", seed):
-            raise ConfigError(f"{pretrained!r} has no seed", fix="Use random:SEED with a whole number, such as random:0")
+            raise UsageError(f"{pretrained!r} has no seed", fix="Use random:SEED with a whole number, such as random:0")
         return Source(f"random:{int(seed)}", *_agreed(name, config)[0], seed=int(seed))
     head, equals, tail = pretrained.partition("=")
     if tag := _known_tag(head if equals else pretrained):

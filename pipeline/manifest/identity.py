@@ -9,24 +9,24 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from d2st.cache.errors import ConfigError, ManifestError
+from d2st.cache.errors import ManifestError, UsageError
 from d2st.pipeline.manifest.layouts import Found
 
 __all__ = ["identities_of", "identity_pattern", "list_column"]
 
 
 def identity_pattern(identity: str | None) -> re.Pattern[str] | None:
-    """Compile a pattern with exactly one group. Raises ConfigError for any other."""
+    """Compile a pattern with exactly one group. Raises UsageError for any other."""
     if identity is None:
         return None
     try:
         pattern = re.compile(identity)
     except re.error as error:
-        raise ConfigError(
+        raise UsageError(
             f"--identity {identity!r} is not a regular expression: {error}", fix=r"For example 'id(\d+)'"
         ) from error
     if pattern.groups != 1:
-        raise ConfigError(
+        raise UsageError(
             f"--identity {identity!r} has {pattern.groups} groups", fix=r"Put one group around the name: 'id(\d+)'"
         )
     return pattern

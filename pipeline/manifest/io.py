@@ -77,6 +77,8 @@ def manifest_root(path: str | Path, override: str | Path | None = None) -> Path:
 
 
 def _parquet(path: Path, read: Callable[[Path], T]) -> T:
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder and no manifest", fix="Name the Parquet file that d2st manifest scan wrote")
     if not path.is_file():
         raise ManifestError(f"there is no manifest {path}", fix=f"Make one: d2st manifest scan ROOT --out {path}")
     try:

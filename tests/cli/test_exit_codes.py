@@ -9,6 +9,9 @@ from d2st.cli import app as root
 from d2st.cli import main
 
 
+TOY = ("cache", "build", "faces.parquet", "--cache", "faces.d2st", "--backbone", "d2st-demo", "--pretrained", "random:0")
+
+
 def exit_code(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["d2st", *map(str, arguments)])
     try:
@@ -50,6 +53,12 @@ def test_of_each_error(monkeypatch, capsys, raised, code):
         (["cache", "build", "faces.parquet", "--cache", "faces.d2st", "--sampling", "first"], "Use even or clip"),
         (["cache", "build", "faces.parquet", "--cache", "faces.d2st", "--detector", "eyes"], "face detector named 'eyes'"),
         (["cache", "build", "faces.parquet", "--cache", "faces.d2st", "--device", "gpu"], "Use auto, cpu, cuda or cuda:N"),
+        (["manifest", "scan", "media", "--identity", "("], "is not a regular expression"),
+        ([*TOY, "--layers", "99"], "Use last, four, all"),
+        ([*TOY, "--layers", "0", "--dtype", "int4"], "Use one of float16, bfloat16, int8"),
+        ([*TOY, "--layers", "0", "--precision", "fp8"], "Use one of fp32, bf16"),
+        ([*TOY[:-1], "random:x"], "Use random:SEED"),
+        (["predict", "a.jpg", "--null"], "Add -, or leave --null out"),
     ],
 )
 def test_wrong_usage_writes_nothing(monkeypatch, capsys, tmp_path, arguments, says):
