@@ -8,7 +8,6 @@ from d2st.cache.errors import ConfigError, D2stError, RunError, UnknownNameError
 from d2st.cli import app as root
 from d2st.cli import main
 
-
 TOY = ("cache", "build", "faces.parquet", "--cache", "faces.d2st", "--backbone", "d2st-demo", "--pretrained", "random:0")
 
 
