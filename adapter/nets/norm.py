@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["layer_norm"]
+__all__ = ["affine", "layer_norm"]
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -22,5 +22,10 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     if weight is None or x.is_cuda or x.dtype in (torch.float32, torch.float64):  # fused, and right
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     normal = F.layer_norm(x, x.shape[-1:], eps=eps)
-    affine = normal * weight if bias is None else torch.addcmul(bias, normal, weight)
-    return affine.to(normal.dtype)
+    return affine(normal, weight, bias)
+
+
+def affine(normal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """normal (..., C) * weight + bias, in the dtype of `normal`; computed in that of the parameters."""
+    scaled = normal * weight if bias is None else torch.addcmul(bias, normal, weight)
+    return scaled.to(normal.dtype)

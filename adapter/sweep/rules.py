@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from d2st.adapter.nets.norm import affine
 from d2st.adapter.nets.products import product_dtype_of
 from d2st.adapter.nets.trials import to_front
 
@@ -39,10 +40,7 @@ def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     normal = F.layer_norm(x, shape, None, None, eps)
-    if weight is None:
-        return normal
-    affine = normal * weight if bias is None else torch.addcmul(bias, normal, weight)
-    return affine.to(normal.dtype)
+    return normal if weight is None else affine(normal, weight, bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -26,7 +26,6 @@ from d2st.cache.errors import ConfigError
 __all__ = ["BASE", "read_space", "space_text"]
 
 BASE = "base.toml"  # the recipe that a written space names
-BASE = "base.toml"  # the recipe that a written space names
 TABLES = ("set", "sweep", "search")
 GRID_MAX = 100_000  # nobody waits for more, and listing them must not fill the memory
 TOP = ("stage", "recipe", "start", *TABLES)
